@@ -1,0 +1,1 @@
+"""Pure logic: results, thresholds, verdicts. Imports neither Airflow nor any client library."""

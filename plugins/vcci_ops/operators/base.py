@@ -1,0 +1,114 @@
+"""What every check operator shares: no check hides another, and no failure passes for an ok."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.execution_time.timeout import timeout
+
+from vcci_ops.domain.checks import unknown
+from vcci_ops.domain.results import Result, Status
+from vcci_ops.exceptions import InvalidInput, MeasurementError, Unreachable
+from vcci_ops.settings import Check, load_settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+RESULTS_KEY = "results"
+"""XCom key under which a check task leaves its results, a list of :meth:`Result.to_dict`."""
+
+_LEVEL = {
+    Status.OK: logging.INFO,
+    Status.WARNING: logging.WARNING,
+    Status.UNKNOWN: logging.ERROR,
+    Status.CRITICAL: logging.ERROR,
+}
+
+
+class CheckOperator(BaseOperator):
+    """Measure one system and leave a :class:`~vcci_ops.domain.results.Result` per check and subject.
+
+    A subclass names what it can measure in :attr:`measures` and yields results from :meth:`measure`.
+    A check's results are yielded together, once all its subjects are measured. Results stand in XCom under ``results`` before the task fails, so a later task reads them whatever
+    happened here. An error makes *unknown* every check that has not reported yet; results already
+    yielded stay.
+
+    :param checks: what to report; default: the settings' checks with the ids in :attr:`measures`.
+        Leave some out to not measure them.
+    :param deadline: seconds until the system counts as not answering.
+    :param fail: end the task failed (without a retry) when a result is critical or unknown.
+    :raises AirflowFailException: after publishing, when ``fail`` and a result is critical or unknown.
+    """
+
+    measures: tuple[str, ...] = ()
+    system: str = "The system"
+    """What the operator talks to, as the beginning of a sentence."""
+    ui_color = "#e6f2ec"
+
+    def __init__(
+        self, *, checks: Sequence[Check] | None = None, deadline: float = 20.0, fail: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.checks = checks
+        self.deadline = deadline
+        self.fail = fail
+
+    def measure(self, context: Context) -> Iterator[Result]:
+        """Yield the results; raise a :class:`~vcci_ops.exceptions.MeasurementError` for what is missing."""
+        raise NotImplementedError
+
+    def check(self, id_: str) -> Check | None:
+        """Return the check to report under this id, or None when it was not asked for."""
+        return next((c for c in self._chosen() if c.id == id_), None)
+
+    def _chosen(self) -> Sequence[Check]:
+        if self.checks is None:
+            self.checks = load_settings().pick(*self.measures)
+        return self.checks
+
+    def execute(self, context: Context) -> None:
+        """Measure, log, publish, and then fail if it has to."""
+        for check in self._chosen():
+            if check.id not in self.measures:
+                raise InvalidInput(f"{self.task_id}.checks", check.id, f"one of {', '.join(self.measures)}")
+        results = list(self._results(context))
+        context["ti"].xcom_push(key=RESULTS_KEY, value=[r.to_dict() for r in results])
+        bad = [r for r in results if r.status.fails_run]
+        if bad and self.fail:
+            raise AirflowFailException("; ".join(f"{r.status} {r.title}: {r.summary}" for r in bad))
+
+    def _results(self, context: Context) -> Iterator[Result]:
+        seen: set[str] = set()
+        error: MeasurementError | None = None
+        try:
+            with timeout(seconds=self.deadline):
+                for result in self.measure(context):
+                    seen.add(result.check)
+                    self._log_result(result)
+                    yield result
+        except AirflowTaskTimeout:
+            error = Unreachable(self.system, f"no answer within {self.deadline:.0f} s")
+        except MeasurementError as failure:
+            error = failure
+        except Exception as failure:
+            self.log.exception("This check has a fault of its own")
+            error = MeasurementError(f"the check itself failed: {type(failure).__name__} (see the task's log)")
+        for check in self._chosen():
+            if check.id not in seen:
+                result = unknown(check, error or MeasurementError("the check reported nothing"))
+                self._log_result(result)
+                yield result
+
+    def _log_result(self, result: Result) -> None:
+        of = f" [{result.subject}]" if result.subject else ""
+        self.log.log(_LEVEL[result.status], "%-8s %s%s: %s", result.status.upper(), result.title, of, result.summary)
+        if result.threshold:
+            self.log.info("         limits: %s", result.threshold)
+        if result.query:
+            self.log.info("         asked: %s", result.query)
+        for line in result.details:
+            self.log.info("         %s", line)

@@ -1,0 +1,316 @@
+"""Settings: one typed YAML file per environment, under include/settings/.
+
+``VCCI_OPS_SETTINGS`` names the file to use (a path, or the name of an environment). What the checks
+mean and what to do about them is the same everywhere and lives in include/checks.yaml; which values
+are too high lives in the environment's file. No secret belongs in either: credentials are Airflow
+connections. A mistake raises :class:`~vcci_ops.exceptions.InvalidInput` naming the key.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from vcci_ops.exceptions import InvalidInput
+
+INCLUDE = Path(os.environ.get("VCCI_OPS_INCLUDE") or Path(__file__).resolve().parents[2] / "include")
+DEFAULT_ENVIRONMENT = "production"
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_duration(value: object) -> float:
+    """Read ``90``, ``"30s"``, ``"1h30m"`` or ``"7d"`` as seconds.
+
+    :raises ValueError: when it is none of these.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    text = str(value).strip()
+    if not re.fullmatch(f"(?:{_DURATION.pattern})+", text):
+        raise ValueError("expected a duration such as 30s, 5m, 24h or 7d")
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
+
+
+def _dns_label(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
+        raise ValueError("expected a DNS label: lower-case letters, digits and '-', at most 63")
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+"""Seconds; written as 30s, 5m, 24h, 7d in the file."""
+DnsLabel = Annotated[str, AfterValidator(_dns_label)]
+"""Name of a namespace, Deployment or container as Kubernetes allows it."""
+
+
+class Model(BaseModel):
+    """Base: immutable, and a key that is not known is an error, for it is most likely a typo."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+M = TypeVar("M", bound=Model)
+
+
+class Threshold(Model):
+    """When a value is a warning, and when it is critical."""
+
+    unit: str
+    """Unit of both limits, and of the value: percent, s, bytes, pods, tasks ..."""
+    warning: float | None = None
+    """Warning from beyond this value on; none: never a warning."""
+    critical: float | None = None
+    """Critical from beyond this value on; none: never critical."""
+    direction: Literal["above", "below"] = "above"
+    """Which side of the limits is bad. The limit itself is still good."""
+    for_: Duration = Field(default=0.0, alias="for")
+    """How long it must have been so, in seconds; only for checks that can look back in time."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Threshold:
+        if self.warning is not None and self.critical is not None:
+            wrong = self.warning > self.critical if self.direction == "above" else self.warning < self.critical
+            if wrong:
+                raise ValueError(
+                    f"warning {self.warning} lies beyond critical {self.critical} (direction: {self.direction})"
+                )
+        return self
+
+
+class Check(Model):
+    """A check as settings describe it: what it means, what to do, when it is bad."""
+
+    id: str
+    section: str
+    title: str
+    meaning: str
+    action: str
+    runbook: str
+    threshold: Threshold | None = None
+    link: str = ""
+    can_look_back: bool = False
+    """Whether ``for`` may be set: the check sees how long a value has been what it is."""
+
+
+class Workload(Model):
+    name: DnsLabel
+    """Name of the Deployment."""
+    container: DnsLabel
+    """The container whose logs and image matter."""
+    selector: str
+    """Label selector of its pods, for pages that a person opens next; the checks follow owners."""
+
+
+class Kubernetes(Model):
+    namespace: DnsLabel
+    workloads: tuple[Workload, ...] = Field(min_length=1)
+    restart_window: Duration = 3600.0
+    """Restarts count when the last one is younger than this."""
+    page_size: int = Field(default=500, ge=1, le=5000)
+    """Objects per list request; bounds memory."""
+
+
+class Logs(Model):
+    workload: DnsLabel
+    """Deployment whose pods' logs are read."""
+    container: DnsLabel
+    error_markers: tuple[str, ...] = ("ERROR", "CRITICAL", "FATAL")
+    """A line with one of these is an error line."""
+    max_signatures: int = Field(default=200, ge=1)
+    """Distinct signatures kept; further ones are counted together."""
+
+
+class Api(Model):
+    readiness_path: str = "/health/ready"
+    ready_status: tuple[str, ...] = ("ready", "ok")
+    """Values of ``status`` in the readiness document that count as ready."""
+
+
+class Metrics(Model):
+    requests: str
+    """PromQL: number of requests in {window}{offset}."""
+    errors: str
+    """PromQL: number of requests answered with 5xx in {window}{offset}."""
+    up: str = 'up{job="backend-api"}'
+    """PromQL: the scrape targets that must exist for 'no requests' to mean no requests."""
+    compare_weeks: int = Field(default=4, ge=1, le=12)
+    """How many same weekdays of the past a value is compared with."""
+    min_requests: float = 100
+    """Below this many requests an error ratio says nothing."""
+
+
+class Database(Model):
+    name: str
+    """Name of the production database."""
+    active_within: Duration = 86400.0
+    """A tenant with a session younger than this is active."""
+    slow_query_min_calls: int = Field(default=20, ge=1)
+    slow_query_ms: float = Field(default=100.0, gt=0)
+    """Mean execution time above which a statement counts as slow."""
+    slow_query_factor: float = Field(default=2.0, gt=1)
+    """How much slower than in the last snapshot counts as slower."""
+
+
+class Queues(Model):
+    names: tuple[str, ...] = Field(min_length=1)
+    key_prefix: str = ""
+    """Celery's global_keyprefix."""
+    priority_steps: tuple[int, ...] = (0, 3, 6, 9)
+    """Celery's priority_steps: a list per queue and step."""
+    separator: str = "\x06\x16"
+    """Celery's sep between queue and priority."""
+
+
+class Backups(Model):
+    bucket: str
+    prefix: str
+    """Key prefix of the daily backups, with the closing slash."""
+    key_format: str = "vcci_production-%Y%m%dT%H%M%SZ.dump"
+    """strftime of a backup's file name below the prefix; sorting by name is sorting by time."""
+    manifest_suffix: str = ".manifest.json"
+    compare: int = Field(default=7, ge=1, le=60)
+    """The size is compared with the median of this many earlier backups."""
+
+
+class TlsHost(Model):
+    host: str
+    """Address to connect to."""
+    port: int = Field(default=443, ge=1, le=65535)
+    server_name: str
+    """Name the certificate must be valid for (SNI)."""
+
+
+class Reports(Model):
+    bucket: str
+    prefix: str = "reports/"
+
+
+class Slack(Model):
+    channel: str = Field(pattern=r"^(#[a-z0-9_-]{1,79}|[CG][A-Z0-9]{8,})$")
+    """Channel the reports go to, by #name or id."""
+
+
+class DailyHealthCheck(Model):
+    schedule: str = "0 9 * * *"
+    """Cron, in UTC."""
+    lookback: Duration = 86400.0
+    """Window of the key metrics."""
+    error_window: Duration = 3600.0
+    """Window of the error logs."""
+
+
+class Settings(Model):
+    """All settings of one environment."""
+
+    environment: str
+    owner: str
+    """Owner shown on the DAGs."""
+    kubernetes: Kubernetes
+    logs: Logs
+    api: Api = Api()
+    metrics: Metrics
+    database: Database
+    queues: Queues
+    backups: Backups
+    tls: tuple[TlsHost, ...] = Field(min_length=1)
+    reports: Reports
+    slack: Slack
+    airflow_url: str
+    """Where people reach this Airflow, for links in Slack and reports."""
+    links: dict[str, str] = {}
+    """Named pages (dashboards) that checks link to."""
+    daily_health_check: DailyHealthCheck = DailyHealthCheck()
+    checks: dict[str, Check]
+
+    def pick(self, *ids: str) -> tuple[Check, ...]:
+        """Return the checks with these ids.
+
+        :raises InvalidInput: when the settings describe no such check.
+        """
+        for id_ in ids:
+            if id_ not in self.checks:
+                raise InvalidInput("check", id_, f"one of {', '.join(sorted(self.checks))}")
+        return tuple(self.checks[id_] for id_ in ids)
+
+
+def load_settings(source: str | Path | None = None) -> Settings:
+    """Load and validate the settings; cached per file and its time of change.
+
+    :param source: path of a YAML file or name of an environment; default ``VCCI_OPS_SETTINGS``, else
+        ``production``.
+    :raises InvalidInput: when the file is missing or a key is wrong; names file and key.
+    """
+    named = str(source or os.environ.get("VCCI_OPS_SETTINGS") or DEFAULT_ENVIRONMENT)
+    path = Path(named) if named.endswith((".yaml", ".yml")) else INCLUDE / "settings" / f"{named}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (INCLUDE / "settings").glob("*.yaml")))
+        raise InvalidInput("VCCI_OPS_SETTINGS", named, f"the path of a YAML file, or one of {known}")
+    texts = INCLUDE / "checks.yaml"
+    return _load(path, path.stat().st_mtime_ns, texts, texts.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _load(path: Path, _changed: int, texts: Path, _texts_changed: int) -> Settings:
+    data = _mapping(_read(path), path.name)
+    described = _mapping(_read(texts), texts.name)
+    limits = _mapping(data.get("checks"), f"{path.name}: checks")
+    for id_ in limits:
+        if id_ not in described:
+            raise InvalidInput(f"{path.name}: checks.{id_}", limits[id_], f"a check of {texts.name}")
+    links = _mapping(data.get("links"), f"{path.name}: links")
+    data["checks"] = {
+        id_: _check(f"{path.name}: checks.{id_}", id_, text, limits.get(id_), links) for id_, text in described.items()
+    }
+    return _validated(Settings, data, path.name)
+
+
+def _check(where: str, id_: str, text: dict[str, Any], limits: Any, links: dict[str, str]) -> Check:
+    given = dict(_mapping(limits, where))
+    link = given.pop("link", text.get("link", ""))
+    if link and "://" not in link:
+        if link not in links:
+            raise InvalidInput(f"{where}.link", link, f"a URL or one of links: {', '.join(sorted(links)) or 'none'}")
+        link = links[link]
+    if given.get("for") and not text.get("can_look_back"):
+        raise InvalidInput(f"{where}.for", given["for"], "nothing: this check sees only the present")
+    threshold = _validated(Threshold, given, where) if given else None
+    return _validated(Check, {**text, "id": id_, "link": link, "threshold": threshold}, where)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise InvalidInput(path.name, str(error).replace("\n", " "), "valid YAML") from error
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInput(where, value, "a mapping of keys to values")
+    return value
+
+
+def _validated(model: type[M], data: dict[str, Any], where: str) -> M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _first_problem(error.errors(), where) from error
+
+
+def _first_problem(problems: Iterable[Any], where: str) -> InvalidInput:
+    problem = next(iter(problems))
+    key = ".".join(str(part) for part in problem["loc"])
+    wanted = problem["msg"].removeprefix("Value error, ")
+    given = None if problem["type"] == "missing" else problem["input"]
+    return InvalidInput(f"{where}: {key}" if key else where, given, wanted)
