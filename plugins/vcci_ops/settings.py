@@ -23,6 +23,7 @@ from vcci_ops.exceptions import InvalidInput
 INCLUDE = Path(os.environ.get("VCCI_OPS_INCLUDE") or Path(__file__).resolve().parents[2] / "include")
 DEFAULT_ENVIRONMENT = "production"
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -102,6 +103,8 @@ class Check(Model):
 
 
 class Workload(Model):
+    """A Deployment that the platform needs."""
+
     name: DnsLabel
     """Name of the Deployment."""
     container: DnsLabel
@@ -111,6 +114,8 @@ class Workload(Model):
 
 
 class Kubernetes(Model):
+    """Where the platform runs."""
+
     namespace: DnsLabel
     workloads: tuple[Workload, ...] = Field(min_length=1)
     restart_window: Duration = 3600.0
@@ -120,6 +125,8 @@ class Kubernetes(Model):
 
 
 class Logs(Model):
+    """Whose logs are searched for errors."""
+
     workload: DnsLabel
     """Deployment whose pods' logs are read."""
     container: DnsLabel
@@ -130,12 +137,16 @@ class Logs(Model):
 
 
 class Api(Model):
+    """The platform's own health endpoint."""
+
     readiness_path: str = "/health/ready"
     ready_status: tuple[str, ...] = ("ready", "ok")
     """Values of ``status`` in the readiness document that count as ready."""
 
 
 class Metrics(Model):
+    """What is asked of Prometheus."""
+
     requests: str
     """PromQL: number of requests in {window}{offset}."""
     errors: str
@@ -149,6 +160,8 @@ class Metrics(Model):
 
 
 class Database(Model):
+    """The production database."""
+
     name: str
     """Name of the production database."""
     active_within: Duration = 86400.0
@@ -161,6 +174,8 @@ class Database(Model):
 
 
 class Queues(Model):
+    """Celery's queues on Redis."""
+
     names: tuple[str, ...] = Field(min_length=1)
     key_prefix: str = ""
     """Celery's global_keyprefix."""
@@ -171,6 +186,8 @@ class Queues(Model):
 
 
 class Backups(Model):
+    """Where the database's backups are."""
+
     bucket: str
     prefix: str
     """Key prefix of the daily backups, with the closing slash."""
@@ -182,24 +199,33 @@ class Backups(Model):
 
 
 class TlsHost(Model):
-    host: str
-    """Address to connect to."""
-    port: int = Field(default=443, ge=1, le=65535)
+    """A certificate to watch on the wire."""
+
+    host: str | None = None
+    """Address to connect to; default: that of the connection vcci_api."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """Default: that of the connection vcci_api, else 443."""
     server_name: str
     """Name the certificate must be valid for (SNI)."""
 
 
 class Reports(Model):
+    """Where reports are kept."""
+
     bucket: str
     prefix: str = "reports/"
 
 
 class Slack(Model):
+    """Where people are told."""
+
     channel: str = Field(pattern=r"^(#[a-z0-9_-]{1,79}|[CG][A-Z0-9]{8,})$")
     """Channel the reports go to, by #name or id."""
 
 
 class DailyHealthCheck(Model):
+    """The morning health check."""
+
     schedule: str = "0 9 * * *"
     """Cron, in UTC."""
     lookback: Duration = 86400.0
@@ -288,7 +314,7 @@ def _check(where: str, id_: str, text: dict[str, Any], limits: Any, links: dict[
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506  a safe loader, in C
     except yaml.YAMLError as error:
         raise InvalidInput(path.name, str(error).replace("\n", " "), "valid YAML") from error
 

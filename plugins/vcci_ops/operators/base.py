@@ -33,7 +33,8 @@ class CheckOperator(BaseOperator):
     """Measure one system and leave a :class:`~vcci_ops.domain.results.Result` per check and subject.
 
     A subclass names what it can measure in :attr:`measures` and yields results from :meth:`measure`.
-    A check's results are yielded together, once all its subjects are measured. Results stand in XCom under ``results`` before the task fails, so a later task reads them whatever
+    A check's results are yielded together, once all its subjects are measured. Results stand in XCom
+    under ``results`` before the task fails, so a later task reads them whatever
     happened here. An error makes *unknown* every check that has not reported yet; results already
     yielded stay.
 
@@ -85,7 +86,7 @@ class CheckOperator(BaseOperator):
         seen: set[str] = set()
         error: MeasurementError | None = None
         try:
-            with timeout(seconds=self.deadline):
+            with timeout(seconds=self.deadline):  # type: ignore[no-untyped-call]
                 for result in self.measure(context):
                     seen.add(result.check)
                     self._log_result(result)
