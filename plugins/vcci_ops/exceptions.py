@@ -77,3 +77,11 @@ class UnexpectedAnswer(MeasurementError):
     def __init__(self, system: str, what: str) -> None:
         super().__init__(f"{system} gave an answer that cannot be used: {what}")
         self.system = system
+
+
+class DeliveryFailed(OpsError):
+    """A report did not arrive where it should; nothing of it is lost, and the text says what refused."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where}: {why}")
+        self.where = where

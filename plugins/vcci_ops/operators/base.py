@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.execution_time.timeout import timeout
 
 from vcci_ops.domain.checks import unknown
 from vcci_ops.domain.results import Result, Status
 from vcci_ops.exceptions import InvalidInput, MeasurementError, Unreachable
+from vcci_ops.links import ReportLink
 from vcci_ops.settings import Check, load_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from vcci_ops.hooks.history import History
+
 RESULTS_KEY = "results"
 """XCom key under which a check task leaves its results, a list of :meth:`Result.to_dict`."""
+SNAPSHOT_KEYS = ("signatures", "statements")
+"""XCom keys under which a check task leaves what its next run compares with."""
 
 _LEVEL = {
     Status.OK: logging.INFO,
@@ -27,6 +33,15 @@ _LEVEL = {
     Status.UNKNOWN: logging.ERROR,
     Status.CRITICAL: logging.ERROR,
 }
+
+
+T = TypeVar("T")
+
+
+def section_chosen(context: Context, task_id: str) -> bool:
+    """Whether the run's parameter ``sections``, if it has one, names the task group of this task."""
+    sections = (context.get("params") or {}).get("sections")
+    return not sections or "." not in task_id or task_id.split(".")[0] in sections
 
 
 class CheckOperator(BaseOperator):
@@ -42,21 +57,50 @@ class CheckOperator(BaseOperator):
         Leave some out to not measure them.
     :param deadline: seconds until the system counts as not answering.
     :param fail: end the task failed (without a retry) when a result is critical or unknown.
-    :raises AirflowFailException: after publishing, when ``fail`` and a result is critical or unknown.
+    :param history_conn_id: connection of the history database, for checks that compare with earlier
+        runs; default none: such checks then say that there is nothing to compare with.
+    :raises AirflowFailException: after publishing, when ``fail`` and a result is critical or unknown; at
+        once when a parameter cannot be used.
+    :raises AirflowSkipException: when the run's parameter ``sections`` leaves out this task's group.
     """
 
     measures: tuple[str, ...] = ()
     system: str = "The system"
     """What the operator talks to, as the beginning of a sentence."""
     ui_color = "#e6f2ec"
+    operator_extra_links = (ReportLink(),)
 
     def __init__(
-        self, *, checks: Sequence[Check] | None = None, deadline: float = 20.0, fail: bool = True, **kwargs: Any
+        self,
+        *,
+        checks: Sequence[Check] | None = None,
+        deadline: float = 20.0,
+        fail: bool = True,
+        history_conn_id: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.checks = checks
         self.deadline = deadline
         self.fail = fail
+        self.history_conn_id = history_conn_id
+
+    @cached_property
+    def history(self) -> History | None:
+        """The history of earlier runs, or None where the task was given no connection to one."""
+        from vcci_ops.hooks.history import History
+
+        return History(self.history_conn_id) if self.history_conn_id else None
+
+    def recall(self, read: Callable[[History], T]) -> T | None:
+        """Read from the history; None without one, or when it does not answer: that hides no result."""
+        if self.history is None:
+            return None
+        try:
+            return read(self.history)
+        except MeasurementError as error:
+            self.log.warning("Nothing to compare with: %s", error)
+            return None
 
     def measure(self, context: Context) -> Iterator[Result]:
         """Yield the results; raise a :class:`~vcci_ops.exceptions.MeasurementError` for what is missing."""
@@ -64,16 +108,19 @@ class CheckOperator(BaseOperator):
 
     def check(self, id_: str) -> Check | None:
         """Return the check to report under this id, or None when it was not asked for."""
-        return next((c for c in self._chosen() if c.id == id_), None)
+        return next((c for c in self.chosen() if c.id == id_), None)
 
-    def _chosen(self) -> Sequence[Check]:
+    def chosen(self) -> Sequence[Check]:
+        """Return the checks that this task reports."""
         if self.checks is None:
             self.checks = load_settings().pick(*self.measures)
         return self.checks
 
     def execute(self, context: Context) -> None:
         """Measure, log, publish, and then fail if it has to."""
-        for check in self._chosen():
+        if not section_chosen(context, self.task_id):
+            raise AirflowSkipException("left out by the run's parameter `sections`")
+        for check in self.chosen():
             if check.id not in self.measures:
                 raise InvalidInput(f"{self.task_id}.checks", check.id, f"one of {', '.join(self.measures)}")
         results = list(self._results(context))
@@ -95,10 +142,12 @@ class CheckOperator(BaseOperator):
             error = Unreachable(self.system, f"no answer within {self.deadline:.0f} s")
         except MeasurementError as failure:
             error = failure
+        except InvalidInput as failure:
+            raise AirflowFailException(str(failure)) from failure
         except Exception as failure:
             self.log.exception("This check has a fault of its own")
             error = MeasurementError(f"the check itself failed: {type(failure).__name__} (see the task's log)")
-        for check in self._chosen():
+        for check in self.chosen():
             if check.id not in seen:
                 result = unknown(check, error or MeasurementError("the check reported nothing"))
                 self._log_result(result)

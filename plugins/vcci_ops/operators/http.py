@@ -109,7 +109,7 @@ class TlsCheckOperator(CheckOperator):
         from vcci_ops.domain.checks import unknown
         from vcci_ops.hooks.tls import presented
 
-        (check,) = self._chosen()
+        (check,) = self.chosen()
         asked = f"TLS handshake with {address}:{port} for {host.server_name}"
         self.log.info("%s", asked)
         try:

@@ -58,7 +58,7 @@ class PromQLCheckOperator(CheckOperator):
         """Yield the one result."""
         from vcci_ops.hooks.http import Prometheus
 
-        (check,) = self._chosen()
+        (check,) = self.chosen()
         prometheus = Prometheus(self.http_conn_id)
         self.log.info("Asking Prometheus: %s", self.query)
         value = prometheus.number(self.query)

@@ -1,0 +1,201 @@
+"""The history database: what every run reported, so that the next one can say what changed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vcci_ops.domain.report import Point, Report
+from vcci_ops.domain.results import Result, Status
+from vcci_ops.exceptions import Unreachable
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
+
+
+def upgrade(revision: str = "head", conn_id: str = "vcci_ops_db") -> None:
+    """Migrate the history database; safe to run at every start and by several at once."""
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(PostgresHook(conn_id).sqlalchemy_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+class History:
+    """Read and write the history.
+
+    :param conn_id: PostgreSQL connection of the history database.
+    """
+
+    def __init__(self, conn_id: str = "vcci_ops_db") -> None:
+        self.conn_id = conn_id
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection[Any]]:
+        import psycopg
+        from airflow.providers.postgres.hooks.postgres import PostgresHook
+
+        hook = PostgresHook(self.conn_id, options="-c statement_timeout=10s -c lock_timeout=5s")
+        try:
+            with hook.get_conn() as connection:
+                yield connection
+        except psycopg.OperationalError as error:
+            raise Unreachable("The history database", type(error).__name__) from error
+
+    def record(self, report: Report, snapshots: Mapping[str, Any]) -> None:
+        """Write a run with its results and snapshots; writing it again replaces it.
+
+        :raises Unreachable: when the database does not answer.
+        """
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                """
+                INSERT INTO run (dag_id, run_id, environment, started_at, finished_at, status, parameters, report)
+                VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+                ON CONFLICT (dag_id, run_id) DO UPDATE SET finished_at = excluded.finished_at,
+                    status = excluded.status, parameters = excluded.parameters, report = excluded.report
+                RETURNING id
+                """,
+                (
+                    report.dag_id,
+                    report.run_id,
+                    report.environment,
+                    report.started_at,
+                    report.finished_at,
+                    str(report.status),
+                    json.dumps(report.parameters),
+                    json.dumps(report.to_dict()),
+                ),
+            )
+            (run,) = cursor.fetchone() or (None,)
+            cursor.execute("DELETE FROM result WHERE run = %s", (run,))
+            cursor.execute("DELETE FROM snapshot WHERE run = %s", (run,))
+            cursor.executemany(
+                """
+                INSERT INTO result (run, check_id, subject, status, value, unit, observed_at, result)
+                VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+                ON CONFLICT (run, check_id, subject) DO NOTHING
+                """,
+                [_row(run, result) for result in report.results],
+            )
+            cursor.executemany(
+                "INSERT INTO snapshot (run, kind, payload) VALUES (%s, %s, %s)",
+                [(run, kind, json.dumps(payload)) for kind, payload in snapshots.items()],
+            )
+
+    def previous(
+        self, dag_id: str, environment: str, before: dt.datetime, *, besides: str = ""
+    ) -> tuple[dt.datetime, list[Result]] | None:
+        """Return start and results of the last run before this time, or None when there was none.
+
+        :param besides: run_id to pass over: a run that is repeated is not its own past.
+        """
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT run.started_at, result.result FROM result JOIN run ON run.id = result.run
+                WHERE run.id = (SELECT id FROM run WHERE dag_id = %s AND environment = %s AND started_at < %s
+                                  AND run_id <> %s ORDER BY started_at DESC LIMIT 1)
+                ORDER BY check_id, subject
+                """,
+                (dag_id, environment, before, besides),
+            )
+            rows = cursor.fetchall()
+        return (rows[0][0], [Result.from_dict(row[1]) for row in rows]) if rows else None
+
+    def series(
+        self, dag_id: str, environment: str, before: dt.datetime, *, besides: str = "", days: int = 30
+    ) -> dict[tuple[str, str], list[Point]]:
+        """Return value and status of every check and subject over the last days, oldest first."""
+        found: dict[tuple[str, str], list[Point]] = {}
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT check_id, subject, run.started_at, result.value, result.status
+                FROM result JOIN run ON run.id = result.run
+                WHERE dag_id = %s AND environment = %s AND started_at < %s AND started_at >= %s AND run_id <> %s
+                ORDER BY run.started_at
+                """,
+                (dag_id, environment, before, before - dt.timedelta(days=days), besides),
+            )
+            for check, subject, at, value, status in cursor:
+                found.setdefault((check, subject), []).append(Point(at=at, value=value, status=Status(status)))
+        return found
+
+    def values(self, environment: str, check: str, *, days: int = 35) -> list[tuple[dt.datetime, str, float]]:
+        """Return time, subject and value of a check over the last days, newest first, from any DAG."""
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT run.started_at, subject, value FROM result JOIN run ON run.id = result.run
+                WHERE check_id = %s AND environment = %s AND value IS NOT NULL
+                  AND run.started_at > now() - make_interval(days => %s)
+                ORDER BY run.started_at DESC LIMIT 5000
+                """,
+                (check, environment, days),
+            )
+            return [(at, subject, float(value)) for at, subject, value in cursor]
+
+    def latest_snapshot(self, environment: str, kind: str, before: dt.datetime) -> tuple[dt.datetime, Any] | None:
+        """Return time and payload of the newest snapshot of a kind before this time."""
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT run.started_at, payload FROM snapshot JOIN run ON run.id = snapshot.run
+                WHERE kind = %s AND environment = %s AND started_at < %s ORDER BY started_at DESC LIMIT 1
+                """,
+                (kind, environment, before),
+            )
+            row = cursor.fetchone()
+        return (row[0], row[1]) if row else None
+
+    def record_delivery(self, dag_id: str, run_id: str, channel: str, reference: str) -> None:
+        """Note that a report arrived."""
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                """
+                INSERT INTO delivery (dag_id, run_id, channel, at, reference) VALUES (%s, %s, %s, now(), %s)
+                ON CONFLICT (dag_id, run_id, channel) DO UPDATE SET at = now(), reference = excluded.reference
+                """,
+                (dag_id, run_id, channel, reference),
+            )
+
+    def deliveries(self, dag_id: str, run_id: str) -> dict[str, str]:
+        """Return where a run's report arrived: channel → reference."""
+        with self._connect() as connection, connection.cursor() as cursor:
+            query = "SELECT channel, reference FROM delivery WHERE dag_id = %s AND run_id = %s"
+            return dict(cursor.execute(query, (dag_id, run_id)).fetchall())
+
+    def report(self, dag_id: str, run_id: str) -> dict[str, Any] | None:
+        """Return the report of a run as JSON, or None."""
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT report FROM run WHERE dag_id = %s AND run_id = %s", (dag_id, run_id))
+            row: Iterable[Any] | None = cursor.fetchone()
+        return next(iter(row)) if row else None
+
+
+def _row(run: Any, result: Result) -> tuple[Any, ...]:
+    return (
+        run,
+        result.check,
+        result.subject,
+        str(result.status),
+        result.value,
+        result.unit,
+        result.observed_at,
+        json.dumps(result.to_dict()),
+    )

@@ -1,0 +1,74 @@
+"""The report bucket: one folder a run, with the page and the JSON document."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from vcci_ops.exceptions import DeliveryFailed
+
+if TYPE_CHECKING:
+    from vcci_ops.domain.report import Report
+
+
+def report_key(prefix: str, dag_id: str, run_id: str) -> str:
+    """Return the key of a run's folder, with a closing slash; safe for run ids with ``:`` and ``+``."""
+    return f"{prefix}{dag_id}/{re.sub(r'[^A-Za-z0-9._-]', '_', run_id)}/"
+
+
+class ReportStore:
+    """Write reports to the bucket of the settings and read them back.
+
+    :param bucket: name of the bucket.
+    :param prefix: key prefix, with a closing slash.
+    :param aws_conn_id: AWS connection.
+    """
+
+    def __init__(self, bucket: str, prefix: str, aws_conn_id: str = "vcci_s3") -> None:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+        from botocore.config import Config
+
+        self.bucket = bucket
+        self.prefix = prefix
+        config = Config(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2})
+        self._hook = S3Hook(aws_conn_id, config=config)
+
+    def save(self, report: Report, page: str) -> str:
+        """Write page and document, read the page's size back, and return the page's s3:// address.
+
+        :raises DeliveryFailed: when the bucket does not take them.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key = report_key(self.prefix, report.dag_id, report.run_id)
+        body = page.encode()
+        document = json.dumps(report.to_dict(), indent=1).encode()
+        try:
+            client = self._hook.get_conn()
+            for name, content, kind in (
+                ("report.json", document, "application/json"),
+                ("report.html", body, "text/html; charset=utf-8"),
+            ):
+                client.put_object(Bucket=self.bucket, Key=key + name, Body=content, ContentType=kind)
+            stored = client.head_object(Bucket=self.bucket, Key=f"{key}report.html")["ContentLength"]
+        except ClientError as error:
+            raise DeliveryFailed(f"s3://{self.bucket}", error.response["Error"].get("Code", "refused")) from error
+        except BotoCoreError as error:
+            raise DeliveryFailed(f"s3://{self.bucket}", type(error).__name__) from error
+        if stored != len(body):
+            raise DeliveryFailed(f"s3://{self.bucket}", f"has {stored} of {len(body)} bytes")
+        return f"s3://{self.bucket}/{key}report.html"
+
+    def page(self, dag_id: str, run_id: str) -> str | None:
+        """Return the page of a run, or None when there is none."""
+        from botocore.exceptions import ClientError
+
+        key = f"{report_key(self.prefix, dag_id, run_id)}report.html"
+        try:
+            body: bytes = self._hook.get_conn().get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
+                return None
+            raise
+        return body.decode()

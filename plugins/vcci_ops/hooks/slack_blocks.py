@@ -1,0 +1,123 @@
+"""A report as Slack blocks: what a person can act on first, the rest for the thread.
+
+https://docs.slack.dev/reference/block-kit/blocks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from slack_sdk.models.blocks import (
+    ActionsBlock,
+    Block,
+    ButtonElement,
+    ContextBlock,
+    DividerBlock,
+    HeaderBlock,
+    MarkdownTextObject,
+    PlainTextObject,
+    SectionBlock,
+)
+
+from vcci_ops.domain.report import Report
+from vcci_ops.domain.results import Result, Status
+
+EMOJI = {
+    Status.OK: ":large_green_circle:",
+    Status.WARNING: ":large_yellow_circle:",
+    Status.CRITICAL: ":red_circle:",
+    Status.UNKNOWN: ":large_purple_circle:",
+}
+MOST_PROBLEMS, MOST_CHANGES, SECTION_LIMIT, BLOCK_LIMIT = 5, 5, 2900, 48
+
+
+def message(report: Report, block_id: str, report_url: str, run_url: str) -> list[dict[str, Any]]:
+    """Return the message: verdict, worst problems with what to do, changes, and two buttons.
+
+    :param block_id: id of the first block, by which a later try finds the message.
+    """
+    when = f"{report.title} · *{_escape(report.environment)}* · {report.started_at:%a %-d %b, %H:%M} UTC"
+    blocks: list[Block] = [
+        HeaderBlock(text=PlainTextObject(text=_cut(report.verdict, 150), emoji=True), block_id=block_id),
+        ContextBlock(elements=[MarkdownTextObject(text=when)]),
+    ]
+    problems = report.problems
+    blocks += [_section(_problem(result)) for result in problems[:MOST_PROBLEMS]]
+    if len(problems) > MOST_PROBLEMS:
+        more = len(problems) - MOST_PROBLEMS
+        blocks.append(ContextBlock(elements=[MarkdownTextObject(text=f"and {more} more, see the thread")]))
+    blocks += [DividerBlock(), _section(_changes(report))]
+    blocks += [ContextBlock(elements=[MarkdownTextObject(text=_escape(note))]) for note in report.notes]
+    buttons = [
+        ButtonElement(text="Open the report", url=report_url, action_id="report", style="primary"),
+        ButtonElement(text="Run in Airflow", url=run_url, action_id="run"),
+    ]
+    blocks.append(ActionsBlock(elements=buttons))
+    return [block.to_dict() for block in blocks]
+
+
+def thread(report: Report) -> list[dict[str, Any]]:
+    """Return the details for the thread: every result, by section."""
+    blocks: list[Block] = []
+    for section, results in report.sections.items():
+        for text in _chunks([f"*{_escape(section)}*", *map(_line, results)]):
+            blocks.append(_section(text))
+    if len(blocks) > BLOCK_LIMIT:
+        left = MarkdownTextObject(text="… cut here: Slack takes no more. The report has everything.")
+        blocks = [*blocks[: BLOCK_LIMIT - 1], ContextBlock(elements=[left])]
+    return [block.to_dict() for block in blocks]
+
+
+def _section(text: str) -> SectionBlock:
+    return SectionBlock(text=MarkdownTextObject(text=_cut(text, SECTION_LIMIT)))
+
+
+def _name(result: Result) -> str:
+    return _escape(result.title) + (f" · {_escape(result.subject)}" if result.subject else "")
+
+
+def _problem(result: Result) -> str:
+    link = f" <{result.link}|Look here>" if result.link.startswith(("http://", "https://")) else ""
+    found = _cut(_escape(result.summary), 600)
+    return f"{EMOJI[result.status]} *{_name(result)}* — {found}\n*Do:* {_escape(result.action)}{link}"
+
+
+def _line(result: Result) -> str:
+    shown = f" `{_escape(result.display)}`" if result.display else ""
+    lines = [f"{EMOJI[result.status]} {_name(result)}{shown} — {_cut(_escape(result.summary), 400)}"]
+    if result.status is not Status.OK:
+        lines += [f"      • {_cut(_escape(line), 200)}" for line in result.details[:5]]
+    return "\n".join(lines)
+
+
+def _changes(report: Report) -> str:
+    if report.previous_at is None:
+        return "*Changed:* the first report, nothing to compare with"
+    changes = [_escape(change.words) for change in report.changes]
+    if not changes:
+        return f"*Changed* since {report.previous_at:%a %-d %b, %H:%M}: nothing"
+    more = [f"and {len(changes) - MOST_CHANGES} more"] if len(changes) > MOST_CHANGES else []
+    lines = "\n".join(f"• {line}" for line in [*changes[:MOST_CHANGES], *more])
+    return f"*Changed* since {report.previous_at:%a %-d %b, %H:%M}:\n{lines}"
+
+
+def _chunks(lines: Iterable[str]) -> Iterable[str]:
+    """Join lines to texts that fit a section block."""
+    text = ""
+    for line in lines:
+        if text and len(text) + len(line) + 1 > SECTION_LIMIT:
+            yield text
+            text = ""
+        text = f"{text}\n{_cut(line, SECTION_LIMIT)}" if text else _cut(line, SECTION_LIMIT)
+    if text:
+        yield text
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _escape(text: str) -> str:
+    """Escape what Slack reads as control characters, so that no log line mentions a channel or a link."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

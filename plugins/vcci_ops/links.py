@@ -1,0 +1,29 @@
+"""Links from Airflow's pages to ours."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow.sdk import BaseOperatorLink
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+
+def report_path(dag_id: str, run_id: str) -> str:
+    """Return the path of a run's report below Airflow's own address."""
+    return f"/vcci-ops/reports/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
+
+
+class ReportLink(BaseOperatorLink):
+    """A button on each task that opens the report of its run."""
+
+    name = "vcci_ops"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the address of the run's report."""
+        base: Any = os.environ.get("VCCI_OPS_AIRFLOW_URL", "").rstrip("/")
+        return f"{base}{report_path(ti_key.dag_id, ti_key.run_id)}"

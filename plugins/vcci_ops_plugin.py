@@ -1,0 +1,58 @@
+"""The Airflow plugin: serves the reports to those who may see the run, and links to them.
+
+Airflow leaves a plugin's web application open to everybody unless it asks; so the application has no
+documentation pages, and every route depends on Airflow's own permission for runs of that DAG.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from vcci_ops.links import ReportLink
+
+PREFIX = "/vcci-ops"
+
+
+def _application() -> Any:
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+    from airflow.api_fastapi.core_api.security import requires_access_dag
+    from fastapi import Depends, FastAPI
+    from fastapi.responses import HTMLResponse
+
+    app = FastAPI(title="vcci-ops", docs_url=None, redoc_url=None, openapi_url=None)
+    may_read = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN))
+    # The page needs no script and no outside file; should one ever slip in, the browser refuses it.
+    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
+
+    @app.get("/reports/{dag_id}/{run_id}", response_class=HTMLResponse, dependencies=[may_read])
+    def report(dag_id: str, run_id: str) -> HTMLResponse:
+        """Return the report of a run."""
+        from vcci_ops.hooks.reports import ReportStore
+        from vcci_ops.settings import load_settings
+
+        where = load_settings().reports
+        page = ReportStore(where.bucket, where.prefix).page(dag_id, run_id)
+        if page is None:
+            missing = "<h1>No report yet</h1><p>This run has not left a report: it still runs, or it was a dry run.</p>"
+            return HTMLResponse(missing, status_code=404, headers=policy)
+        return HTMLResponse(page, headers=policy)
+
+    return app
+
+
+class VcciOpsPlugin(AirflowPlugin):
+    """Reports, and the way to them."""
+
+    name = "vcci_ops"
+    operator_extra_links = [ReportLink()]  # noqa: RUF012  Airflow's own signature
+    fastapi_apps = [{"app": _application(), "url_prefix": PREFIX, "name": "vcci-ops"}]  # noqa: RUF012
+    external_views = [  # noqa: RUF012
+        {
+            "name": "Report",
+            "href": f"{PREFIX}/reports/{{DAG_ID}}/{{RUN_ID}}",
+            "url_route": "vcci-ops-report",
+            "destination": "dag_run",
+        }
+    ]
