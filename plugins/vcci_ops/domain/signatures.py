@@ -1,0 +1,260 @@
+"""Error lines of logs, and what makes two of them the same: the signature.
+
+A signature is a line without what changes from one event to the next: times, ids, numbers, quoted values.
+Everything works on bytes and in chunks; only a line that looks new is decoded. Secrets are masked before
+anything is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+SIGNATURE_LENGTH = 200
+SAMPLE_LENGTH = 300
+LINE_LENGTH = 1000
+"""Bytes of a plain line that its signature is made of."""
+_HELD_LENGTH = 1 << 18
+"""Bytes without a line break that are kept waiting for one."""
+_CACHE_SIZE = 5000
+_DIGITS = b"0123456789"
+
+_REDACTIONS = (
+    (
+        re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|token|digest)\s+)?[^\s\"',;]+"),
+        r"\1***",
+    ),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
+    (
+        re.compile(
+            r"(?i)((?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credentials?|"
+            r"session[_-]?id|cookie)[\w-]{0,40}(?:\\?[\"'])?\s*(?:[:=]|=>)\s*)"
+            r"(?:\\?\"[^\"]*\"?|'[^']*'?|[^\s,;&)}\]]+)"
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"(?i)(--?(?:password|token|secret|api-key)[\w-]{0,40}\s+)\S+"), r"\1***"),
+    (re.compile(r"(?<=://)(?:[^\s/@:]*:[^\s@'\"]+|[^\s/@]+)@"), "***@"),
+    (re.compile(r"\beyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?"), "***"),
+    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bxox[a-z]-[\w-]+"), "***"),
+    (re.compile(r"\bgh[a-z]_\w{16,}|\b[sr]k_(?:live|test)_\w{8,}"), "***"),
+)
+
+_CHANGING = re.compile(
+    r"(?P<uuid>\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b)"
+    r"|(?P<time>\d{4}[-/]\d\d[-/]\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|\s?[+-]\d\d:?\d\d)?)?"
+    r"|\b\d\d:\d\d:\d\d(?:[.,]\d+)?)"
+    r"|(?P<email>[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8})"
+    r"|(?P<ip>\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b)"
+    r"|(?P<pod>(?<=-)[bcdfghjklmnpqrstvwxz2456789]{6,10}-[bcdfghjklmnpqrstvwxz2456789]{5}\b)"
+    r"|(?P<str>(?<![\w<])(?:'[^']*'|\"[^\"]*\")(?!\w))"
+    r"|(?P<n>\b0x[0-9a-fA-F]+\b|\b[0-9a-fA-F]{8,}\b|\d+(?:\.\d+)*)"
+)
+_LEADING_TIME = re.compile(r"^[\s\[(]*<time>[\])]*[\s:,-]*")
+_MESSAGE_KEYS = ("message", "msg", "event", "error", "log")
+_CONTEXT_KEYS = ("level", "levelname", "severity", "logger", "name")
+
+
+def redact(text: str) -> str:
+    """Mask what looks like a credential: ``password=…``, ``Authorization: …``, ``user:pass@host``, keys."""
+    for pattern, by in _REDACTIONS:
+        text = pattern.sub(by, text)
+    return text
+
+
+def signature(text: str) -> str:
+    """Return what a line has in common with others of its kind; at most 200 characters.
+
+    >>> signature("2025-11-08 09:00:01,250 ERROR db: timeout on 42 after 30s for 'tenant-7'")
+    'ERROR db: timeout on <n> after <n>s for <str>'
+    """
+    masked = _CHANGING.sub(lambda match: f"<{match.lastgroup}>", redact(_plain(text)))
+    return " ".join(_LEADING_TIME.sub("", masked).split())[:SIGNATURE_LENGTH].rstrip()
+
+
+def sample(text: str) -> str:
+    """Return a line as an example to show: secrets masked, at most 300 characters."""
+    return " ".join(redact(_plain(text)).split())[:SAMPLE_LENGTH]
+
+
+def _plain(text: str) -> str:
+    """Reduce a JSON log line to level, logger and message; any other line to its beginning."""
+    if text.startswith("{"):
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            return text[:LINE_LENGTH]
+        message = _first(data, _MESSAGE_KEYS)
+        if message:
+            context = dict.fromkeys(str(data[key]) for key in _CONTEXT_KEYS if isinstance(data.get(key), str))
+            return " ".join([*context, message])[:LINE_LENGTH]
+    return text[:LINE_LENGTH]
+
+
+def _first(data: Any, keys: Iterable[str]) -> str:
+    return next((data[key] for key in keys if isinstance(data.get(key), str) and data[key]), "")
+
+
+class ErrorLines:
+    """Find the lines with one of some markers in a stream of chunks, as ``grep -F`` does.
+
+    Memory is bounded whatever comes: of a line longer than 256 kB only a part is looked at.
+
+    :param markers: literal markers of an error line, e.g. ``(b"ERROR", b"FATAL")``.
+    """
+
+    def __init__(self, markers: Sequence[bytes]) -> None:
+        self._markers = tuple(marker for marker in markers if marker)
+        self._held = b""
+        self._skipping = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the error lines that this chunk completes, in no particular order, without line breaks."""
+        if self._skipping:
+            cut = chunk.find(b"\n")
+            if cut < 0:
+                return []
+            chunk, self._skipping = chunk[cut + 1 :], False
+        data = self._held + chunk if self._held else chunk
+        cut = data.rfind(b"\n") + 1
+        self._held = data[cut:]
+        found = self._search(data, cut)
+        if len(self._held) > _HELD_LENGTH:
+            found += self._give_up_on_line()
+        return found
+
+    def end(self) -> list[bytes]:
+        """Return the last line if it is an error line without a line break."""
+        last, self._held = self._held, b""
+        return self._search(last, len(last))
+
+    def _give_up_on_line(self) -> list[bytes]:
+        found = self._search(self._held, len(self._held))
+        self._skipping = bool(found)
+        keep = max((len(marker) for marker in self._markers), default=1) - 1
+        self._held = b"" if found or not keep else self._held[-keep:]
+        return found
+
+    def _search(self, data: bytes, end: int) -> list[bytes]:
+        spans: set[tuple[int, int]] = set()
+        for marker in self._markers:
+            at = data.find(marker, 0, end)
+            while at >= 0:
+                stop = data.find(b"\n", at, end)
+                stop = end if stop < 0 else stop
+                spans.add((data.rfind(b"\n", 0, at) + 1, stop))
+                at = data.find(marker, stop, end)
+        return [data[begin:stop] for begin, stop in spans]
+
+
+@dataclasses.dataclass(slots=True)
+class Kind:
+    """The error lines of one signature."""
+
+    signature: str
+    sample: str
+    count: int = 0
+    pods: int = 0
+    top_pod: str = ""
+    top_count: int = 0
+
+    def __str__(self) -> str:
+        """Say it in one line, as the report shows it."""
+        pods = f"1 pod ({self.top_pod})" if self.pods == 1 else f"{self.pods} pods (most in {self.top_pod})"
+        return f"{self.count}x in {pods}: {self.signature}"
+
+
+class Tally:
+    """Count the error lines of one log by signature, in bounded memory.
+
+    :param most: distinct signatures to keep; lines of further ones are counted together in :attr:`others`.
+    """
+
+    def __init__(self, most: int = 200) -> None:
+        self.most = most
+        self.kinds: dict[str, Kind] = {}
+        self._others = Kind("", "")
+        self._cache: dict[bytes, Kind] = {}
+
+    @property
+    def others(self) -> int:
+        """Lines whose signature came when the table was full."""
+        return self._others.count
+
+    @property
+    def total(self) -> int:
+        """All error lines."""
+        return sum(kind.count for kind in self.kinds.values()) + self.others
+
+    def add(self, lines: Iterable[bytes]) -> None:
+        """Count lines. Those that differ in digits only are told to be the same without decoding them."""
+        cache = self._cache
+        for line in lines:
+            if len(line) > LINE_LENGTH:
+                self._kind(line).count += 1
+                continue
+            key = line.translate(None, _DIGITS)
+            kind = cache.get(key)
+            if kind is None:
+                if len(cache) >= _CACHE_SIZE:
+                    cache.clear()
+                kind = cache[key] = self._kind(line)
+            kind.count += 1
+
+    def _kind(self, line: bytes) -> Kind:
+        text = line[: 1 << 16].decode("utf-8", "replace")
+        sign = signature(text)
+        kind = self.kinds.get(sign)
+        if kind is None:
+            if len(self.kinds) >= self.most:
+                return self._others
+            kind = self.kinds[sign] = Kind(sign, sample(text))
+        return kind
+
+
+class Signatures:
+    """The tallies of several pods, put together.
+
+    :param most: distinct signatures to keep.
+    """
+
+    def __init__(self, most: int = 200) -> None:
+        self.most = most
+        self.kinds: dict[str, Kind] = {}
+        self.others = 0
+        self.pods: set[str] = set()
+        """Pods with at least one error line."""
+
+    @property
+    def total(self) -> int:
+        """All error lines of all pods."""
+        return sum(kind.count for kind in self.kinds.values()) + self.others
+
+    def merge(self, pod: str, tally: Tally) -> None:
+        """Add what one pod's containers logged; call it once for each pod."""
+        if tally.total:
+            self.pods.add(pod)
+        self.others += tally.others
+        for kind in tally.kinds.values():
+            mine = self.kinds.get(kind.signature)
+            if mine is None:
+                if len(self.kinds) >= self.most:
+                    self.others += kind.count
+                    continue
+                mine = self.kinds[kind.signature] = Kind(kind.signature, kind.sample)
+            mine.count += kind.count
+            mine.pods += 1
+            if kind.count > mine.top_count:
+                mine.top_pod, mine.top_count = pod, kind.count
+
+    def most_common(self) -> list[Kind]:
+        """Return the kinds, most frequent first."""
+        return sorted(self.kinds.values(), key=lambda kind: (-kind.count, kind.signature))
+
+    def unseen(self, known: Iterable[str]) -> Iterator[Kind]:
+        """Yield the kinds that are not among the known signatures, most frequent first."""
+        seen = set(known)
+        return (kind for kind in self.most_common() if kind.signature not in seen)
