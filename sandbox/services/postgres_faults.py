@@ -1,0 +1,3 @@
+"""faults."""
+FAULTS = ()
+PROCESSES = ()
