@@ -39,7 +39,8 @@ def up(sandbox: Sandbox, services: list[Service]) -> None:
                         return
             begun = time.monotonic()
             service.start(sandbox)
-            wait_until(f"{service.name} ready (log: {sandbox.log(service.name)})", lambda: service.ready(sandbox))
+            what = f"{service.name} ready (log: {sandbox.log(service.name)})"
+            wait_until(what, lambda: service.ready(sandbox), seconds=service.patience)
             service.prepare(sandbox)
         except BaseException:
             failed.set()
@@ -102,7 +103,8 @@ def break_(sandbox: Sandbox, services: list[Service], name: str, given: list[str
     sandbox.state.set_fault(name, options)
     if fault.apply:
         fault.apply(sandbox, options)
-    console.print(f"[red]broken[/]: {fault.summary}\n  shows as: {fault.shows_as}\n  heal it: python -m sandbox heal {name}")
+    console.print(f"[red]broken[/]: {fault.summary}")
+    console.print(f"  shows as: {fault.shows_as}\n  heal it:  python -m sandbox heal {name}")
 
 
 def heal(sandbox: Sandbox, services: list[Service], name: str | None) -> None:

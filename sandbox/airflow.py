@@ -27,6 +27,7 @@ class Airflow(Service):
 
     name = "airflow"
     needs = ("pg-airflow",)
+    patience = 150.0
     ports = ("airflow", "airflow-triggerer-logs", "airflow-worker-logs")
 
     def __init__(self, connections: dict[str, dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -53,6 +54,8 @@ class Service:
     programs: Mapping[str, str] = {}
     """Programs it runs → the Debian package that has them."""
     faults: tuple[Fault, ...] = ()
+    patience: float = 30.0
+    """Seconds it may take to answer."""
 
     def start(self, sandbox: Sandbox) -> None:
         """Prepare and spawn; returns before the server is ready. Safe when it already runs."""
@@ -224,7 +227,5 @@ def _started(pid: int) -> str | None:
 
 
 def _reap(pid: int) -> None:
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
