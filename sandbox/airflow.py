@@ -159,9 +159,7 @@ class Client:
     def wait(self, dag_id: str, run_id: str, seconds: float = 180) -> str:
         """Wait for a run's end and return its state."""
         done = ("success", "failed")
-        wait_until(
-            f"run {run_id} ended", lambda: self.state(dag_id, run_id) in done, seconds=seconds, every=0.5
-        )
+        wait_until(f"run {run_id} ended", lambda: self.state(dag_id, run_id) in done, seconds=seconds, every=0.5)
         return self.state(dag_id, run_id)
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, str]:

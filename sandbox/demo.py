@@ -101,8 +101,10 @@ def print_report(document: dict[str, Any]) -> None:
     console.print()
     console.print(f"[{STYLE[document['status']]}]{document['verdict']}[/]", style="bold")
     compared = document["compared_with"]
-    console.print(f"[dim]{document['title']} of {document['environment']}, {document['started_at'][:16]} UTC"
-                  f"{', compared with ' + compared[:16] if compared else ''}[/]")
+    console.print(
+        f"[dim]{document['title']} of {document['environment']}, {document['started_at'][:16]} UTC"
+        f"{', compared with ' + compared[:16] if compared else ''}[/]"
+    )
     for change in document["changes"]:
         console.print(f"  changed: {change}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -114,11 +116,15 @@ def print_report(document: dict[str, Any]) -> None:
             section = result["section"]
             table.add_row("", f"[bold]{section}[/]", "", "")
         name = result["title"] + (f" · {result['subject']}" if result["subject"] else "")
-        table.add_row(f"[{STYLE[result['status']]}]{result['status']}[/]", name, result["display"], _plain(result["summary"]))
+        table.add_row(
+            f"[{STYLE[result['status']]}]{result['status']}[/]", name, result["display"], _plain(result["summary"])
+        )
     console.print(table)
     for result in document["results"]:
         if result["status"] != "ok":
-            console.print(f"\n[{STYLE[result['status']]}]{result['status']}[/] {result['title']}: {_plain(result['summary'])}")
+            console.print(
+                f"\n[{STYLE[result['status']]}]{result['status']}[/] {result['title']}: {_plain(result['summary'])}"
+            )
             console.print(f"  do: {_plain(result['action'])}")
     console.print()
 
@@ -156,7 +162,9 @@ def _tasks(client: Client, run_id: str) -> str:
 
 def print_addresses(demo: Demo) -> None:
     """Say where to look."""
-    console.print(f"Airflow:     {demo.airflow.url(demo.sandbox)}   login admin / {demo.sandbox.secret('airflow-admin')}")
+    console.print(
+        f"Airflow:     {demo.airflow.url(demo.sandbox)}   login admin / {demo.sandbox.secret('airflow-admin')}"
+    )
     for service in demo.services:
         for title, url in service.pages(demo.sandbox).items():
             console.print(f"{title + ':':<12} {url}")

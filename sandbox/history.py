@@ -41,8 +41,10 @@ SERIES: tuple[tuple[str, str, str, float, float, float], ...] = (
     ("database.connections", "", "percent", 12, 0, 0.2),
     ("errors.count", "", "lines", 9, 0, 0.4),
     ("security.failed_logins", "", "attempts", 10, 0, 0.3),
-    *(("queues.depth", queue, "tasks", 25.0, 0.0, 0.5) for queue in
-      ("intake", "calculator", "hotspot", "engagement", "reporting")),
+    *(
+        ("queues.depth", queue, "tasks", 25.0, 0.0, 0.5)
+        for queue in ("intake", "calculator", "hotspot", "engagement", "reporting")
+    ),
 )
 
 

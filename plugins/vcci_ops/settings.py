@@ -82,7 +82,7 @@ class Threshold(Model):
             wrong = self.warning > self.critical if self.direction == "above" else self.warning < self.critical
             if wrong:
                 raise ValueError(
-                    f"warning {self.warning} lies beyond critical {self.critical} (direction: {self.direction})"
+                    f"a warning limit that is passed before the critical one (direction: {self.direction})"
                 )
         return self
 
@@ -316,7 +316,9 @@ def _read(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506  a safe loader, in C
     except yaml.YAMLError as error:
-        raise InvalidInput(path.name, str(error).replace("\n", " "), "valid YAML") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path.name}: line {mark.line + 1}" if mark else path.name
+        raise InvalidInput(where, getattr(error, "problem", str(error)), "valid YAML") from error
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -337,6 +339,9 @@ def _validated(model: type[M], data: dict[str, Any], where: str) -> M:
 def _first_problem(problems: Iterable[Any], where: str) -> InvalidInput:
     problem = next(iter(problems))
     key = ".".join(str(part) for part in problem["loc"])
-    wanted = problem["msg"].removeprefix("Value error, ")
-    given = None if problem["type"] == "missing" else problem["input"]
+    wanted, given = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be "), problem["input"]
+    if problem["type"] == "missing":
+        wanted, given = "a value, for this key is required", None
+    elif problem["type"] == "extra_forbidden":
+        wanted = "no such key: is it misspelt?"
     return InvalidInput(f"{where}: {key}" if key else where, given, wanted)

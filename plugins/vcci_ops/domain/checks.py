@@ -40,9 +40,7 @@ def describe(threshold: Threshold | None) -> str:
     return ", ".join(parts) + (f" for {duration(threshold.for_)}" if threshold.for_ else "")
 
 
-def judged(
-    check: Check, value: float, summary: str, *, samples: Sequence[float] | None = None, **more: Any
-) -> Result:
+def judged(check: Check, value: float, summary: str, *, samples: Sequence[float] | None = None, **more: Any) -> Result:
     """Build the result of a measured value; the check's threshold decides the status.
 
     :param value: in the threshold's unit.

@@ -65,7 +65,11 @@ def _moment(at: dt.datetime) -> str:
 @functools.lru_cache(maxsize=4)
 def _environment(folder: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(moment=_moment)
     environment.globals.update(sparkline=sparkline, age=_age, width=WIDTH, height=HEIGHT)

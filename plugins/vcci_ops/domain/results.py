@@ -77,9 +77,7 @@ class Result:
     action: str = ""
     runbook: str = ""
     link: str = ""
-    observed_at: str = dataclasses.field(
-        default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    )
+    observed_at: str = dataclasses.field(default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
 
     @property
     def key(self) -> tuple[str, str]:
