@@ -156,6 +156,9 @@ class ServerSide(Side):
 
     def passed(self, data: bytearray) -> None:
         """Pass on at once, or later when this begins an answer."""
+        if data[:12] == b"HTTP/1.1 100":  # "go on with your upload" is no answer yet
+            super().passed(data)
+            return
         seconds = self._delay() if self.asked and self._held is None else 0.0
         self.asked = self.asked and self._held is not None
         if seconds > 0 and self.transport:

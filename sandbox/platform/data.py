@@ -48,8 +48,14 @@ TENANTS = (
     Tenant("Halden Logistics", "halden-logistics", "professional"),
     Tenant("Mirador Textiles", "mirador-textiles", "starter"),
 )
-_FIRST = "Ada Bo Carla Deniz Elif Femi Grace Hugo Ines Jun Karin Luca Mona Nils Olga Priya Quinn Rosa Sven Tara".split()
-_LAST = "Abel Brandt Costa Diallo Eriksen Fischer Garcia Haddad Ito Jansen Kaya Lopez Meier Novak Okoye Park".split()
+_FIRST = (
+    *("Ada", "Bo", "Carla", "Deniz", "Elif", "Femi", "Grace", "Hugo", "Ines", "Jun"),
+    *("Karin", "Luca", "Mona", "Nils", "Olga", "Priya", "Quinn", "Rosa", "Sven", "Tara"),
+)
+_LAST = (
+    *("Abel", "Brandt", "Costa", "Diallo", "Eriksen", "Fischer", "Garcia", "Haddad"),
+    *("Ito", "Jansen", "Kaya", "Lopez", "Meier", "Novak", "Okoye", "Park"),
+)
 _ROLES = ("admin", "manager", "manager", *("analyst",) * 8, *("viewer",) * 8)
 _INDUSTRIES = ("steel", "packaging", "freight", "chemicals", "textiles", "electronics", "agriculture", "energy")
 _COUNTRIES = ("DE", "SE", "CN", "IN", "US", "BR", "PL", "TR", "VN", "MX")
@@ -197,7 +203,8 @@ def documents(now: datetime) -> Iterator[Row]:
     for tenant in TENANTS:
         for number in range(12):
             id_ = _id("document", tenant.slug, number)
-            yield (id_, tenant.id, supplier_id(tenant, number), _id("user", tenant.slug, 1), f"evidence-{number:02d}.csv",
+            file = f"evidence-{number:02d}.csv"
+            yield (id_, tenant.id, supplier_id(tenant, number), _id("user", tenant.slug, 1), file,
                    f"tenants/{tenant.id}/documents/{id_}.csv", "text/csv", len(document(tenant, number)),
                    now - timedelta(days=10 + number))  # fmt: skip
 
@@ -233,12 +240,17 @@ TABLES: dict[str, tuple[str, Any]] = {
     "emission_attachments": ("id emission_id file_name s3_key size_bytes", attachments),
     "audit_log": ("id tenant_id action actor target ip details created_at", audit_log),
     "usage_events": ("id tenant_id kind quantity occurred_at", usage_events),
-    "documents": ("id tenant_id supplier_id uploaded_by file_name s3_key content_type size_bytes created_at", documents),
+    "documents": (
+        "id tenant_id supplier_id uploaded_by file_name s3_key content_type size_bytes created_at",
+        documents,
+    ),
     "reports": ("id tenant_id calculation_id title standard status s3_key created_at", reports),
 }
 """All tables but emissions, parents first: columns, and what yields their rows."""
 
-_EMISSION_COLUMNS = "id tenant_id supplier_id calculation_id category period activity unit factor co2e_kg data_quality created_at"
+_EMISSION_COLUMNS = (
+    "id tenant_id supplier_id calculation_id category period activity unit factor co2e_kg data_quality created_at"
+)
 
 
 def emissions(now: datetime, total: int, start: int, stop: int) -> Iterator[str]:

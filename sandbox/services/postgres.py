@@ -27,7 +27,7 @@ _EXTRA = {"connect_timeout": 5, "application_name": "vcci-ops"}
 class Server(Service):
     """A PostgreSQL server with a data folder of its own; superuser ``postgres``, password log-in only."""
 
-    programs = {"initdb": "postgresql", "postgres": "postgresql", "setpriv": "util-linux"}
+    programs: Mapping[str, str] = {"initdb": "postgresql", "postgres": "postgresql", "setpriv": "util-linux"}
     settings: Mapping[str, str] = {}
 
     @property
@@ -108,8 +108,8 @@ class Production(Server):
 
     name = "pg-production"
     ports = ("postgres-direct",)
-    programs = {**Server.programs, "pg_dump": "postgresql-client"}
-    settings = {
+    programs: Mapping[str, str] = {**Server.programs, "pg_dump": "postgresql-client"}
+    settings: Mapping[str, str] = {
         "shared_preload_libraries": "pg_stat_statements",
         "max_connections": "100",
         "track_io_timing": "on",
@@ -134,8 +134,7 @@ class Production(Server):
                 connection.execute(file.read_bytes())
         if not loaded:
             self._load(sandbox)
-        with admin(sandbox, self, PRODUCTION) as connection:
-            data.refresh(connection)
+        refresh(sandbox)
 
     def _load(self, sandbox: Sandbox) -> None:
         with admin(sandbox, self, PRODUCTION, autocommit=False) as connection:
@@ -166,7 +165,7 @@ class Restore(Server):
 
     name = "pg-restore"
     ports = ("postgres-restore",)
-    settings = {"max_connections": "50", "max_wal_size": "1GB"}
+    settings: Mapping[str, str] = {"max_connections": "50", "max_wal_size": "1GB"}
 
     def prepare(self, sandbox: Sandbox) -> None:
         """Create the role that may create databases, and nothing more."""
@@ -183,7 +182,7 @@ class Airflow(Server):
 
     name = "pg-airflow"
     ports = ("postgres-airflow",)
-    settings = {"max_connections": "200"}
+    settings: Mapping[str, str] = {"max_connections": "200"}
 
     def prepare(self, sandbox: Sandbox) -> None:
         """Create both databases, each with its owner."""
@@ -300,6 +299,12 @@ def migrate(database_url: str, target: str = RELEASE_REVISION) -> None:
     config = Config(str(Path(backups.__file__).with_name("alembic.ini")))
     config.attributes["url"] = database_url
     command.upgrade(config, target)
+
+
+def refresh(sandbox: Sandbox) -> None:
+    """Move the production data's recent past up to now."""
+    with admin(sandbox, Production(), PRODUCTION) as connection:
+        data.refresh(connection)
 
 
 def everyday_statements(connection: psycopg.Connection[Any]) -> None:

@@ -1,3 +1,171 @@
-"""faults."""
-FAULTS = ()
-PROCESSES = ()
+"""What can go wrong with the production database."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+
+from sandbox.platform.data import TENANTS
+from sandbox.service import Fault, Sandbox, wait_until
+
+CONNECTIONS, TRANSACTION = "fault-db-connections", "fault-db-idle-transaction"
+PROCESSES = (CONNECTIONS, TRANSACTION)
+"""Processes that faults start; stopping the server ends them."""
+ATTACKER = "203.0.113.66"
+INTRUDER = "contractor@nordwind-manufacturing.example"
+SLOW = (
+    "SELECT s.country, count(*) FROM suppliers AS s, pg_sleep(%(seconds)s) AS recalculated "
+    "WHERE s.name ILIKE %(pattern)s GROUP BY s.country"
+)
+_SLOW_LIKE = "SELECT s.country, count(*) FROM suppliers AS s, pg_sleep(%"
+
+
+def _admin(sandbox: Sandbox) -> Any:
+    from sandbox.services import postgres
+
+    return postgres.admin(sandbox, postgres.Production(), postgres.PRODUCTION)
+
+
+def _one(connection: psycopg.Connection[Any], query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    return row[0] if row else None
+
+
+def _fill_up(sandbox: Sandbox, options: dict[str, Any]) -> None:
+    percent = options["percent"]
+    sandbox.python(CONNECTIONS, "sandbox.platform.hold", "connections", str(percent))
+    used = (
+        "SELECT 100.0 * count(*) / current_setting('max_connections')::int "
+        "FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    )
+    with _admin(sandbox) as connection:
+        wait_until(f"{percent} % of the connections in use", lambda: _one(connection, used) >= percent)
+
+
+def _forget(sandbox: Sandbox, options: dict[str, Any]) -> None:
+    sandbox.python(TRANSACTION, "sandbox.platform.hold", "transaction")
+    # The start of a transaction cannot be forged: wait until it is as old as the sandbox's limit.
+    age = (
+        "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0) "
+        "FROM pg_stat_activity WHERE state = 'idle in transaction'"
+    )
+    seconds = options["seconds"]
+    with _admin(sandbox) as connection:
+        wait_until("an idle transaction", lambda: _one(connection, age) >= seconds, seconds=seconds + 20)
+
+
+def _go_down(sandbox: Sandbox, _options: dict[str, Any]) -> None:
+    from sandbox.services import postgres
+
+    postgres.Production().stop(sandbox)
+
+
+def _come_back(sandbox: Sandbox, _options: dict[str, Any]) -> None:
+    from sandbox.services import postgres
+
+    service = postgres.Production()
+    service.start(sandbox)
+    service.prepare(sandbox)
+
+
+def _intrude(sandbox: Sandbox, options: dict[str, Any]) -> None:
+    _expel(sandbox, options)
+    tenant = TENANTS[0]
+    attempt = (
+        "INSERT INTO audit_log (tenant_id, action, actor, target, ip, details, created_at) "
+        "SELECT %s, 'login.failed', %s, 'login', %s, %s, now() - n * interval '3 seconds' FROM generate_series(1, %s) n"
+    )
+    change = "INSERT INTO audit_log (tenant_id, action, actor, target, ip, details) VALUES (%s, %s, %s, %s, %s, %s)"
+    admin, reason = f"ada.brandt@{tenant.slug}.example", json.dumps({"reason": "bad password"})
+    with _admin(sandbox) as connection, connection.transaction():
+        connection.execute(attempt, (tenant.id, admin, ATTACKER, reason, options["failed_logins"]))
+        connection.execute(
+            "INSERT INTO users (tenant_id, email, name, role) VALUES (%s, %s, 'Contractor', 'admin')",
+            (tenant.id, INTRUDER),
+        )
+        for action, details in (
+            ("user.created", {"role": "analyst"}),
+            ("role.changed", {"from": "analyst", "to": "admin"}),
+            ("api_key.created", {"scopes": ["emissions:write"]}),
+        ):
+            connection.execute(change, (tenant.id, action, admin, INTRUDER, ATTACKER, json.dumps(details)))
+
+
+def _expel(sandbox: Sandbox, _options: dict[str, Any]) -> None:
+    with _admin(sandbox) as connection, connection.transaction():
+        connection.execute("DELETE FROM audit_log WHERE ip = %s", (ATTACKER,))
+        connection.execute("DELETE FROM users WHERE email = %s", (INTRUDER,))
+
+
+def _slow_down(sandbox: Sandbox, options: dict[str, Any]) -> None:
+    from sandbox.services import postgres
+
+    given = postgres.parameters(sandbox, "postgres-direct", "vcci_app", postgres.PRODUCTION)
+
+    def run(share: int) -> None:
+        with psycopg.connect(**given, application_name="backend-api", autocommit=True) as connection:
+            for _ in range(share):
+                connection.execute(SLOW, {"seconds": options["seconds"], "pattern": "%steel%"})
+
+    sessions, calls = 5, options["calls"]
+    with ThreadPoolExecutor(sessions) as pool:
+        list(pool.map(run, [calls // sessions + (n < calls % sessions) for n in range(sessions)]))
+
+
+def _speed_up(sandbox: Sandbox, _options: dict[str, Any]) -> None:
+    with _admin(sandbox) as connection:
+        connection.execute(
+            "SELECT pg_stat_statements_reset(userid, dbid, queryid) FROM pg_stat_statements "
+            "WHERE starts_with(query, %s)",
+            (_SLOW_LIKE.removesuffix("%"),),
+        )
+
+
+def _end(process: str) -> Any:
+    return lambda sandbox, _options: sandbox.end(process)
+
+
+FAULTS = (
+    Fault(
+        name="db-connections",
+        summary="a leaking pool holds nearly all connections of the production database",
+        shows_as="database.connections warning",
+        apply=_fill_up,
+        heal=_end(CONNECTIONS),
+        options={"percent": 92},
+    ),
+    Fault(
+        name="db-idle-transaction",
+        summary="a session has changed a row and sits idle in its transaction",
+        shows_as="database.transactions warning",
+        apply=_forget,
+        heal=_end(TRANSACTION),
+        options={"seconds": 11.0},
+    ),
+    Fault(
+        name="postgres-down",
+        summary="the production database server is down",
+        shows_as="all database.*, security.* and tenants.active unknown: unreachable",
+        apply=_go_down,
+        heal=_come_back,
+    ),
+    Fault(
+        name="security-anomalies",
+        summary="somebody tries passwords from one address, then becomes an administrator and makes an API key",
+        shows_as="security.failed_logins, security.admins and security.privileges warning",
+        apply=_intrude,
+        heal=_expel,
+        options={"failed_logins": 120},
+    ),
+    Fault(
+        name="slow-query",
+        summary="a statement that was not among the slow ones now takes long each time",
+        shows_as="database.slow_queries warning",
+        apply=_slow_down,
+        heal=_speed_up,
+        options={"seconds": 0.15, "calls": 25},
+    ),
+)

@@ -29,7 +29,7 @@ def client(sandbox: Sandbox, port: str = "s3-direct") -> Any:
     import boto3
     from botocore.config import Config
 
-    options = {"connect_timeout": 5, "read_timeout": 30, "retries": {"total_max_attempts": 1}, "max_pool_connections": 8}
+    options = {"connect_timeout": 5, "read_timeout": 30, "max_pool_connections": 8}
     # A session of its own: boto3's default one is not safe to share between the threads that start services.
     return boto3.session.Session().client(
         "s3",
@@ -37,7 +37,12 @@ def client(sandbox: Sandbox, port: str = "s3-direct") -> Any:
         region_name=REGION,
         aws_access_key_id=sandbox.secret("s3-access-key", "AKIA"),
         aws_secret_access_key=sandbox.secret("s3-secret-key"),
-        config=Config(**options, s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
+        config=Config(
+            **options,
+            retries={"total_max_attempts": 1},
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+        ),
     )
 
 
@@ -192,8 +197,9 @@ def _saved_reports(sandbox: Sandbox, s3: Any) -> list[Any]:
     index = folder / "index.json"
     entries = json.loads(index.read_text()) if index.exists() else []
     return [
-        partial(s3.put_object, Bucket=REPORTS, Key=e["key"], Body=(folder / e["file"]).read_bytes(), ContentType=e["type"])
+        partial(s3.put_object, Bucket=REPORTS, Key=e["key"], Body=body.read_bytes(), ContentType=e["type"])
         for e in entries
+        if (body := folder / e["file"]).exists()
     ]
 
 
