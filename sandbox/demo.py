@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import requests
@@ -18,7 +17,7 @@ from rich.table import Table
 from sandbox.__main__ import down, up
 from sandbox.airflow import Airflow, Client
 from sandbox.history import seed_history
-from sandbox.service import Sandbox, SandboxError, Service, wait_until
+from sandbox.service import Sandbox, SandboxError, Service
 from sandbox.services import all_services
 
 DAG = "daily_health_check"

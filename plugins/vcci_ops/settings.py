@@ -223,14 +223,22 @@ class Slack(Model):
     """Channel the reports go to, by #name or id."""
 
 
+class OnCall(Model):
+    """Who is told when a report cannot be delivered."""
+
+    mail_from: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
+    mail_to: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
+    """The on-call mailbox."""
+
+
 class DailyHealthCheck(Model):
     """The morning health check."""
 
     schedule: str = "0 9 * * *"
     """Cron, in UTC."""
-    lookback: Duration = 86400.0
-    """Window of the key metrics."""
-    error_window: Duration = 3600.0
+    lookback: Literal["1h", "6h", "24h", "7d"] = "24h"
+    """Window of the key metrics, the active tenants and the audit log."""
+    error_window: Literal["15m", "1h", "6h", "24h"] = "1h"
     """Window of the error logs."""
 
 
@@ -250,6 +258,7 @@ class Settings(Model):
     tls: tuple[TlsHost, ...] = Field(min_length=1)
     reports: Reports
     slack: Slack
+    on_call: OnCall
     airflow_url: str
     """Where people reach this Airflow, for links in Slack and reports."""
     links: dict[str, str] = {}

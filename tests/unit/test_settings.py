@@ -56,7 +56,7 @@ def test_every_check_of_the_catalogue_is_loaded_with_its_limits() -> None:
         ),
         pytest.param(lambda d: d["kubernetes"].update(namespace="x\n"), "kubernetes.namespace", id="trailing newline"),
         pytest.param(
-            lambda d: d["daily_health_check"].update(lookback="soon"), "such as 30s, 5m, 24h or 7d", id="duration"
+            lambda d: d["kubernetes"].update(restart_window="soon"), "such as 30s, 5m, 24h or 7d", id="duration"
         ),
         pytest.param(lambda d: d["slack"].update(channel="ops"), "slack.channel", id="channel"),
         pytest.param(
@@ -80,13 +80,13 @@ def test_mistakes_name_the_key(load: Any, change: Any, words: str) -> None:
 
 
 def test_a_missing_file_names_what_there_is() -> None:
-    with pytest.raises(InvalidInput, match="'prodution'.*production, sandbox"):
+    with pytest.raises(InvalidInput, match=r"'prodution'.*production, sandbox"):
         load_settings("prodution")
 
 
 def test_broken_yaml_says_where(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("a: [1,\nb: 2")
-    with pytest.raises(InvalidInput, match="line 2"):
+    with pytest.raises(InvalidInput, match="x.yaml: line 3"):
         load_settings(tmp_path / "x.yaml")
 
 
@@ -99,7 +99,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 
 def test_unknown_checks_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="check: 'nope' is not accepted; expected one of api.error_rate"):
+    with pytest.raises(InvalidInput, match=r"check: 'nope' is not accepted; expected one of api.error_rate"):
         load_settings("sandbox").pick("nope")
 
 

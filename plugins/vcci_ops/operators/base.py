@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RESULTS_KEY = "results"
 """XCom key under which a check task leaves its results, a list of :meth:`Result.to_dict`."""
-SNAPSHOT_KEYS = ("signatures", "statements")
+SNAPSHOT_KEYS = ("signatures", "statements", "samples")
 """XCom keys under which a check task leaves what its next run compares with."""
 
 _LEVEL = {
