@@ -160,9 +160,7 @@ with DAG(
     with TaskGroup("database") as database:
         DatabaseCheckOperator(
             task_id="health",
-            checks=checks(
-                "database.connections", "database.transactions", "database.size", "database.growth"
-            ),
+            checks=checks("database.connections", "database.transactions", "database.size", "database.growth"),
             **remembering,
         )
         SlowQueryCheckOperator(
