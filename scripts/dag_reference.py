@@ -131,12 +131,20 @@ def tasks(dag: DAG) -> str:
     return table(("task", "operator", "what it does", "after"), rows)
 
 
+def when(dag: DAG) -> str:
+    """Return a DAG's schedule: its cron expressions, or the kind of its timetable."""
+    if dag.schedule is None:
+        return "by hand only"
+    timetables = getattr(dag.timetable, "timetables", [dag.timetable])
+    crons = [found.expression for found in timetables if hasattr(found, "expression")]
+    return ", ".join(f"`{cron}`" for cron in crons) or f"`{type(dag.timetable).__name__}`"
+
+
 def facts(dag: DAG) -> str:
     """Return the table of what people ask first."""
-    schedule = dag.timetable.summary if dag.schedule is not None else "by hand only"
     return table(
         ("schedule", "owner", "tags", "file"),
-        [(f"`{schedule}`", dag.owner, ", ".join(sorted(dag.tags)), f"dags/{Path(dag.fileloc).name}")],
+        [(when(dag), dag.owner, ", ".join(sorted(dag.tags)), f"dags/{Path(dag.fileloc).name}")],
     )
 
 
