@@ -278,8 +278,10 @@ class Readiness:
     def summary(self) -> str:
         """Say in a sentence which workloads miss pods, and why."""
         if not self.problems:
-            starting = f", but {len(self.young)} that are not for long" if self.young else ""
-            return f"all {self.counted} pods are ready{starting}"
+            if not self.young:
+                return f"all {self.counted} pods are ready"
+            ready = self.counted - len(self.young)
+            return f"{ready} of {self.counted} pods are ready, {len(self.young)} not yet, but too short to count"
         reasons: dict[str, Counter[str]] = {}
         for problem in self.problems:
             reasons.setdefault(problem.workload, Counter())[problem.reason] += 1

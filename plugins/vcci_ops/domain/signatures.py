@@ -31,7 +31,7 @@ _REDACTIONS = (
     (
         re.compile(
             r"(?i)((?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credentials?|"
-            r"session[_-]?id|cookie)[\w-]{0,40}(?:\\?[\"'])?\s*(?:[:=]|=>)\s*)"
+            r"session[_-]?id|cookie)[\w-]{0,40}(?:\\?[\"'])?\s*(?:=>|[:=])\s*)"
             r"(?:\\?\"[^\"]*\"?|'[^']*'?|[^\s,;&)}\]]+)"
         ),
         r"\1***",
@@ -43,16 +43,23 @@ _REDACTIONS = (
     (re.compile(r"\bgh[a-z]_\w{16,}|\b[sr]k_(?:live|test)_\w{8,}"), "***"),
 )
 
+_SUSPICIOUS = (
+    *("auth", "bearer", "basic", "passw", "passphrase", "pwd", "secret", "token", "key", "credential", "session"),
+    *("cookie", "://", "eyj", "akia", "asia", "xox", "gh", "k_live_", "k_test_"),
+)
+"""One of these is in any line that the above would change; a look for them spares the others the search."""
+
 _CHANGING = re.compile(
     r"(?P<uuid>\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b)"
     r"|(?P<time>\d{4}[-/]\d\d[-/]\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|\s?[+-]\d\d:?\d\d)?)?"
     r"|\b\d\d:\d\d:\d\d(?:[.,]\d+)?)"
-    r"|(?P<email>[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8})"
     r"|(?P<ip>\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b)"
     r"|(?P<pod>(?<=-)[bcdfghjklmnpqrstvwxz2456789]{6,10}-[bcdfghjklmnpqrstvwxz2456789]{5}\b)"
     r"|(?P<str>(?<![\w<])(?:'[^']*'|\"[^\"]*\")(?!\w))"
     r"|(?P<n>\b0x[0-9a-fA-F]+\b|\b[0-9a-fA-F]{8,}\b|\d+(?:\.\d+)*)"
 )
+_EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+_HEX = re.compile(rb"[0-9a-fA-F]{8,}(?:-[0-9a-fA-F]{4,12}){0,4}")
 _LEADING_TIME = re.compile(r"^[\s\[(]*<time>[\])]*[\s:,-]*")
 _MESSAGE_KEYS = ("message", "msg", "event", "error", "log")
 _CONTEXT_KEYS = ("level", "levelname", "severity", "logger", "name")
@@ -60,8 +67,10 @@ _CONTEXT_KEYS = ("level", "levelname", "severity", "logger", "name")
 
 def redact(text: str) -> str:
     """Mask what looks like a credential: ``password=…``, ``Authorization: …``, ``user:pass@host``, keys."""
-    for pattern, by in _REDACTIONS:
-        text = pattern.sub(by, text)
+    lowered = text.lower()
+    if any(word in lowered for word in _SUSPICIOUS):
+        for pattern, by in _REDACTIONS:
+            text = pattern.sub(by, text)
     return text
 
 
@@ -71,7 +80,10 @@ def signature(text: str) -> str:
     >>> signature("2025-11-08 09:00:01,250 ERROR db: timeout on 42 after 30s for 'tenant-7'")
     'ERROR db: timeout on <n> after <n>s for <str>'
     """
-    masked = _CHANGING.sub(lambda match: f"<{match.lastgroup}>", redact(_plain(text)))
+    plain = redact(_plain(text))
+    if "@" in plain:
+        plain = _EMAIL.sub("<email>", plain)
+    masked = _CHANGING.sub(_placeholder, plain)
     return " ".join(_LEADING_TIME.sub("", masked).split())[:SIGNATURE_LENGTH].rstrip()
 
 
@@ -92,6 +104,10 @@ def _plain(text: str) -> str:
             context = dict.fromkeys(str(data[key]) for key in _CONTEXT_KEYS if isinstance(data.get(key), str))
             return " ".join([*context, message])[:LINE_LENGTH]
     return text[:LINE_LENGTH]
+
+
+def _placeholder(match: re.Match[str]) -> str:
+    return f"<{match.lastgroup}>"
 
 
 def _first(data: Any, keys: Iterable[str]) -> str:
@@ -190,19 +206,24 @@ class Tally:
         return sum(kind.count for kind in self.kinds.values()) + self.others
 
     def add(self, lines: Iterable[bytes]) -> None:
-        """Count lines. Those that differ in digits only are told to be the same without decoding them."""
+        """Count lines. Those that differ in digits or hexadecimal ids only are known again without decoding them."""
         cache = self._cache
         for line in lines:
-            if len(line) > LINE_LENGTH:
-                self._kind(line).count += 1
-                continue
-            key = line.translate(None, _DIGITS)
-            kind = cache.get(key)
-            if kind is None:
-                if len(cache) >= _CACHE_SIZE:
-                    cache.clear()
-                kind = cache[key] = self._kind(line)
+            kind = cache.get(line.translate(None, _DIGITS)) or self._known(line) or self._kind(line)
             kind.count += 1
+
+    def _known(self, line: bytes) -> Kind | None:
+        """Look again without the ids; remember the line for the next one of its like."""
+        if len(line) > LINE_LENGTH:
+            return None
+        cache = self._cache
+        key = _HEX.sub(b"\0", line).translate(None, _DIGITS)
+        kind = cache.get(key)
+        if kind is None:
+            if len(cache) >= _CACHE_SIZE:
+                cache.clear()
+            kind = cache[key] = cache[line.translate(None, _DIGITS)] = self._kind(line)
+        return kind
 
     def _kind(self, line: bytes) -> Kind:
         text = line[: 1 << 16].decode("utf-8", "replace")
