@@ -115,12 +115,13 @@ class Search:
 
         :raises NoData: when five requests do not reach the end; says between which moments it lies.
         """
-        start: str | None = self._names.key(self._now - self._window)
+        start = self._names.key(self._now - self._window)
         for request in range(1, MAX_LISTS + 1):
-            start = self._next(start, self._list_after(start))
-            if start is None:
+            following = self._next(start, self._list_after(start))
+            if following is None:
                 newest = sorted(self._known.values(), key=lambda b: b.taken_at)[-self._wanted :]
                 return Found(tuple(newest), request)
+            start = following
         raise NoData(f"{MAX_LISTS} list requests did not reach the newest of very many objects; {self._bounds()}")
 
     def _next(self, start: str, page: Page) -> str | None:
@@ -190,21 +191,21 @@ def age(check: Check, newest: Backup, now: dt.datetime, manifest: Manifest, quer
     taken = min(newest.taken_at, manifest.taken_at or newest.taken_at)
     seconds = (now - taken).total_seconds()
     name = newest.key.rpartition("/")[2]
-    details = (f"taken {taken:%Y-%m-%d %H:%M:%S} UTC, stored {newest.modified:%Y-%m-%d %H:%M:%S} UTC",)
+    more: dict[str, Any] = {
+        "value": seconds,
+        "unit": "s",
+        "display": duration(seconds),
+        "details": (f"taken {taken:%Y-%m-%d %H:%M:%S} UTC, stored {newest.modified:%Y-%m-%d %H:%M:%S} UTC",),
+        "query": query,
+    }
+    if newest.taken_at > now + CLOCK_SKEW:
+        return stated(check, Status.WARNING, f"{name} is dated {duration(-seconds)} in the future", **more)
     summary = f"{name}, {duration(max(seconds, 0.0))} old, {humanize(newest.size, 'bytes')}"
+    status = verdict(check.threshold, seconds) if check.threshold else Status.OK
     if newest.taken_at - taken > CLOCK_SKEW:
         summary += f"; its manifest says that it was taken {taken:%Y-%m-%d %H:%M} UTC: an old dump under a new name"
-        status = worst([Status.WARNING, verdict(check.threshold, seconds) if check.threshold else Status.OK])
-        return _forced(check, status, seconds, summary, details, query)
-    if newest.taken_at > now + CLOCK_SKEW:
-        summary = f"{name} is dated {duration(-seconds)} in the future"
-        return _forced(check, Status.WARNING, seconds, summary, details, query)
-    return judged(check, seconds, summary, details=details, query=query)
-
-
-def _forced(check: Check, status: Status, value: float, summary: str, details: tuple[str, ...], query: str) -> Result:
-    display = duration(value)
-    return stated(check, status, summary, value=value, unit="s", display=display, details=details, query=query)
+        status = worst([Status.WARNING, status])
+    return stated(check, status, summary, **more)
 
 
 def size(check: Check, backups: Sequence[Backup], compare: int, query: str = "") -> Result:

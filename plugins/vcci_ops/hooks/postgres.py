@@ -111,7 +111,7 @@ class ReadOnlyPostgresHook(PostgresHook):
         with closing(self.get_conn()) as connection:
             pending = dict(statements)
             while pending:
-                for answer in self._pipeline(connection, pending):
+                for answer in self._pipeline(connection, dict(pending)):
                     del pending[answer.name]
                     yield answer
 
