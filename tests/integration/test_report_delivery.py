@@ -1,0 +1,232 @@
+"""The report reaches S3, the history and Slack, each whatever happens to the others, and once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from sandbox.service import Sandbox, Service, wait_until
+from sandbox.services import postgres, s3
+from sandbox.services.messages import Messages
+from vcci_ops.domain.checks import judged
+from vcci_ops.domain.results import Status
+from vcci_ops.exceptions import Unreachable
+from vcci_ops.hooks.history import History, upgrade
+from vcci_ops.hooks.reports import ReportStore
+from vcci_ops.operators.http import ReadinessCheckOperator, TlsCheckOperator
+from vcci_ops.operators.report import HealthReportOperator, SlackReportOperator, VerdictOperator
+from vcci_ops.settings import load_settings
+
+pytestmark = pytest.mark.integration
+SETTINGS = load_settings("sandbox")
+
+
+class Places:
+    """The three places a report goes to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sandbox = Sandbox(folder)
+        pg = next(s for s in postgres.services() if s.name == "pg-airflow")
+        self.services: list[Service] = [pg, s3.S3(), Messages()]
+        for service in self.services:
+            service.start(self.sandbox)
+            wait_until(service.name, lambda s=service: s.ready(self.sandbox), seconds=60)
+        pg.prepare(self.sandbox)
+        self.connections = {k: dict(v) for s in self.services for k, v in s.connections(self.sandbox).items()}
+        extra = self.connections["vcci_s3"]["extra"]
+        extra = json.loads(extra) if isinstance(extra, str) else extra
+        extra["endpoint_url"] = f"http://127.0.0.1:{self.sandbox.port('s3-direct')}"
+        self.connections["vcci_s3"]["extra"] = extra
+
+    def inbox(self) -> Any:
+        return requests.get(f"http://127.0.0.1:{self.sandbox.port('inbox')}/api/slack", timeout=5).text
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    """Start PostgreSQL, S3 and Slack once."""
+    folder = tmp_path_factory.mktemp("places")
+    os.environ["VCCI_SANDBOX_HOME"] = str(folder)
+    places = Places(folder)
+    try:
+        yield places
+    finally:
+        for service in reversed(places.services):
+            service.stop(places.sandbox)
+        del os.environ["VCCI_SANDBOX_HOME"]
+
+
+@pytest.fixture
+def places(started: Places, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """Give the places with their connections in the environment, history migrated, bucket there."""
+    for id_, connection in started.connections.items():
+        monkeypatch.setenv(f"AIRFLOW_CONN_{id_.upper()}", json.dumps(connection))
+    upgrade()
+    client = ReportStore(SETTINGS.reports.bucket, "x/")._hook.get_conn()
+    if SETTINGS.reports.bucket not in {b["Name"] for b in client.list_buckets()["Buckets"]}:
+        client.create_bucket(
+            Bucket=SETTINGS.reports.bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+        )
+    return started
+
+
+class Run:
+    """A DAG run as its operators see it, with two check tasks of which the second left nothing."""
+
+    def __init__(self, task_class: Any, run_id: str = "manual__2026-11-23T09:00:00+00:00") -> None:
+        self.task = task_class
+        self.pulled: dict[tuple[str, str], Any] = {}
+        with DAG("daily_health_check") as self.dag:
+            ready = ReadinessCheckOperator(task_id="system_health.readiness")
+            tls = TlsCheckOperator(task_id="certificates.wire", hosts=SETTINGS.tls)
+            self.report = HealthReportOperator(task_id="report", title="Daily health check")
+            self.slack = SlackReportOperator(task_id="slack", report_task_id="report", channel="#vcci-ops")
+            self.verdict = VerdictOperator(task_id="verdict", report_task_id="report", delivery_task_ids=["slack"])
+            [ready, tls] >> self.report >> self.slack >> self.verdict
+        self.run = types.SimpleNamespace(dag_id="daily_health_check", run_id=run_id, start_date=dt.datetime.now(dt.UTC))
+        checks = SETTINGS.checks
+        fine = [judged(checks["api.latency"], 0.1, "fine"), judged(checks["api.ready"], 1, "ready")]
+        self.pulled["system_health.readiness", "results"] = [r.to_dict() for r in fine]
+
+    def execute(self, operator: Any, try_number: int = 1) -> Any:
+        ti = self.task(self.pulled, try_number)
+        try:
+            value = operator.execute({"ti": ti, "dag": self.dag, "dag_run": self.run, "params": {}})
+            self.pulled[operator.task_id, "return_value"] = value
+            return value
+        finally:
+            self.pulled.update({(operator.task_id, key): value for key, value in ti.pushed.items()})
+
+
+def test_a_check_task_that_left_nothing_is_reported_as_unknown(places: Places, recording_task: Any) -> None:
+    run = Run(recording_task, "lost-task")
+    run.execute(run.report)
+    report = run.pulled["report", "report"]
+    assert report["status"] == "unknown"
+    document = History().report("daily_health_check", "lost-task")
+    assert document is not None
+    lost = next(r for r in document["results"] if r["check"] == "certificates.expiry")
+    assert "its task certificates.wire did not finish" in lost["summary"]
+    run.execute(run.slack)
+    with pytest.raises(AirflowFailException, match=r"Not everything could be measured.*Certificate expiry"):
+        run.execute(run.verdict)
+
+
+def test_repeating_a_run_replaces_its_rows_and_is_not_its_own_past(places: Places, recording_task: Any) -> None:
+    run = Run(recording_task, "twice")
+    for _ in range(2):
+        run.execute(run.report)
+    document = History().report("daily_health_check", "twice")
+    assert document is not None
+    assert document["compared_with"] != document["started_at"]
+    past = History().previous("daily_health_check", "sandbox", dt.datetime.now(dt.UTC), besides="twice")
+    series = History().series("daily_health_check", "sandbox", dt.datetime.now(dt.UTC))
+    mine = [p for p in series["api.latency", ""] if p.at == run.run.start_date]
+    assert len(mine) == 1
+    assert past is None or past[0] != run.run.start_date
+
+
+def test_s3_refusing_leaves_the_report_in_the_history_and_fails_the_task(
+    places: Places, recording_task: Any, monkeypatch: Any
+) -> None:
+    broken = {**places.connections["vcci_s3"]}
+    broken["extra"] = {**broken["extra"], "endpoint_url": "http://127.0.0.1:1"}
+    monkeypatch.setenv("AIRFLOW_CONN_VCCI_S3", json.dumps(broken))
+    run = Run(recording_task, "no-s3")
+    with pytest.raises(AirflowException, match=r"did not arrive everywhere: s3: s3://vcci-reports: EndpointConnection"):
+        run.execute(run.report)
+    assert History().report("daily_health_check", "no-s3")
+    assert list(run.pulled["report", "report"]["arrived"]) == ["history"]
+    run.execute(run.slack)
+    assert "did not arrive in s3" in places.inbox()
+    with pytest.raises(AirflowFailException, match="s3://vcci-reports"):
+        run.execute(run.verdict)
+
+
+def test_missing_bucket_is_named(places: Places, recording_task: Any) -> None:
+    run = Run(recording_task, "no-bucket")
+    run.report.settings = SETTINGS.model_copy(
+        update={"reports": SETTINGS.reports.model_copy(update={"bucket": "nope"})}
+    )
+    with pytest.raises(AirflowException, match="s3://nope: NoSuchBucket"):
+        run.execute(run.report)
+
+
+def test_history_down_leaves_the_report_in_s3_and_says_there_is_no_comparison(
+    places: Places, recording_task: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_VCCI_OPS_DB", json.dumps({**places.connections["vcci_ops_db"], "port": 1}))
+    run = Run(recording_task, "no-history")
+    with pytest.raises(AirflowException, match="history: The history database did not answer"):
+        run.execute(run.report)
+    page = ReportStore(SETTINGS.reports.bucket, SETTINGS.reports.prefix).page("daily_health_check", "no-history")
+    assert page is not None
+    assert "No comparison with earlier reports and no trends: The history database did not answer" in page
+    assert run.execute(run.slack).count("/") == 1
+
+
+def test_a_try_that_died_after_posting_does_not_post_again(places: Places, recording_task: Any) -> None:
+    run = Run(recording_task, "killed-after-post")
+    run.execute(run.report)
+    block_id = run.pulled["report", "report"]["slack"]["block_id"]
+    first = run.execute(run.slack)
+    again = run.execute(run.slack, try_number=2)
+    assert first == again
+    assert places.inbox().count(block_id) == 1
+
+
+def test_slack_refusal_names_the_error_and_where_the_report_is(
+    places: Places, recording_task: Any, monkeypatch: Any
+) -> None:
+    run = Run(recording_task, "wrong-token")
+    run.execute(run.report)
+    wrong = {**places.connections["vcci_slack"], "password": "xoxb-not-this-one"}
+    monkeypatch.setenv("AIRFLOW_CONN_VCCI_SLACK", json.dumps(wrong))
+    with pytest.raises(AirflowException, match=r"chat.postMessage refused: invalid_auth.*s3://vcci-reports/") as raised:
+        run.execute(run.slack)
+    assert "xoxb" not in str(raised.value)
+    with pytest.raises(AirflowFailException, match="slack failed"):
+        run.execute(run.verdict)
+
+
+def test_slack_down_is_in_words(places: Places, recording_task: Any, monkeypatch: Any) -> None:
+    run = Run(recording_task, "slack-down")
+    run.execute(run.report)
+    extra = {"base_url": "http://127.0.0.1:1/api/"}
+    monkeypatch.setenv("AIRFLOW_CONN_VCCI_SLACK", json.dumps({**places.connections["vcci_slack"], "extra": extra}))
+    with pytest.raises(AirflowException, match="Slack: chat.postMessage: no answer"):
+        run.execute(run.slack)
+
+
+@pytest.mark.parametrize("channel", ["#Ops", "#ops\n", "ops", "<!channel>", "#" + "x" * 90])
+def test_a_channel_that_cannot_be_is_refused_by_name(places: Places, recording_task: Any, channel: str) -> None:
+    run = Run(recording_task, "bad-channel")
+    run.execute(run.report)
+    run.slack.channel = channel
+    with pytest.raises(AirflowFailException, match="slack_channel: .* is not accepted; expected #name"):
+        run.execute(run.slack)
+
+
+def test_migrations_can_run_twice_and_go_back(places: Places) -> None:
+    upgrade()
+    with History()._connect() as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001_history",)
+    assert History().values("nowhere", "api.latency") == []
+    assert History().latest_snapshot("nowhere", "signatures", dt.datetime.now(dt.UTC)) is None
+
+
+def test_history_that_is_away_is_an_error_of_its_own(places: Places, monkeypatch: Any) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_VCCI_OPS_DB", json.dumps({**places.connections["vcci_ops_db"], "port": 1}))
+    with pytest.raises(Unreachable, match="The history database did not answer"):
+        History().report("a", "b")
+    assert Status.UNKNOWN.fails_run
