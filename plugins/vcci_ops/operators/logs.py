@@ -16,7 +16,7 @@ from vcci_ops.domain.signatures import ErrorLines, Signatures, Tally
 from vcci_ops.domain.units import duration, humanize
 from vcci_ops.exceptions import MeasurementError, NoData
 from vcci_ops.operators.base import CheckOperator
-from vcci_ops.settings import Check
+from vcci_ops.settings import Check, parse_duration
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -87,7 +87,7 @@ class LogsCheckOperator(CheckOperator):
     :param namespace: where the Deployment is (templated).
     :param workload: name of the Deployment (templated).
     :param container: whose log is read (templated); default: the container named as the Deployment.
-    :param window: seconds to look back (templated). Default: 1 hour.
+    :param window: seconds to look back, or ``90m`` (templated). Default: 1 hour.
     :param markers: a line with one of these is an error line. Default: ERROR, CRITICAL, FATAL.
     :param max_signatures: distinct signatures kept; lines of further ones are counted together.
     :param known_signatures: what counts as known for ``errors.new``; None: there was no earlier run.
@@ -195,7 +195,10 @@ class LogsCheckOperator(CheckOperator):
 
     @property
     def _window(self) -> float:
-        return float(self.window)
+        try:
+            return float(self.window)
+        except ValueError:
+            return parse_duration(self.window)
 
     def _read(self) -> _Reading:
         from vcci_ops.hooks.crew import Crew
