@@ -18,6 +18,17 @@ from typing import Any
 from sandbox.platform import backups, data
 from sandbox.service import Fault, Sandbox, Service
 
+PUBLIC_REPORTS = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": "s3:GetObject",
+            "Resource": "arn:aws:s3:::vcci-reports/*",
+        }
+    ],
+}
 BUCKETS = ("vcci-backups", "vcci-reports", "vcci-documents", "vcci-exports")
 BACKUPS, REPORTS, DOCUMENTS = BUCKETS[:3]
 REGION = "eu-central-1"
@@ -64,10 +75,15 @@ class S3(Service):
         for bucket in BUCKETS:
             with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou, s3.exceptions.BucketAlreadyExists):
                 s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+                if bucket == "vcci-reports":  # so that the page opens in a browser; the sandbox is loopback only
+                    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(PUBLIC_REPORTS))
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda put: put(), [*_documents(s3), *_saved_reports(sandbox, s3)]))
-        if not any(fault in sandbox.state.faults() for fault in FAULTS):
-            put_backups(sandbox, s3)
+        put_backups(sandbox, s3)
+        for name, options in sandbox.state.faults().items():
+            for fault in self.faults:
+                if fault.name == name and fault.apply:
+                    fault.apply(sandbox, options)
 
     def stop(self, sandbox: Sandbox) -> None:
         """Save the reports, then stop."""
