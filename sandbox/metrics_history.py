@@ -20,6 +20,7 @@ from sandbox.service import SandboxError
 
 HISTORY = 35 * DAY
 STEP = 300  # seconds between samples: what an instant query still looks back over
+COARSE = 3  # steps between samples of counters before RECENT: nobody reads them but over hours
 RECENT = traffic.QUIET + 3600
 """The part that faults rewrite gets blocks of its own, so that rewriting it leaves the rest alone."""
 GAP = 600.0  # a shorter pause of Prometheus is left as it is
@@ -71,7 +72,7 @@ def _write_blocks(data: Path, story: Story, begin: float, end: float, promtool: 
     try:
         with open(text, "w") as out:
             _write_text(out, story, _times(begin, end))
-        argv = [promtool, "tsdb", "create-blocks-from", "--max-block-duration=486h"]
+        argv = [promtool, "tsdb", "create-blocks-from", "--max-block-duration=1458h"]
         done = subprocess.run(
             [*argv, "--quiet", "openmetrics", str(text), str(made)], capture_output=True, text=True, check=False
         )
@@ -91,20 +92,30 @@ def _times(begin: float, end: float) -> list[float]:
     return [*range(first, int(end), STEP), round(end, 3)]
 
 
+def _thinned(times: list[float]) -> list[float]:
+    """Return fewer of the times where they are long ago, always the last."""
+    if times[-1] - times[0] <= RECENT + STEP:
+        return times
+    return [*times[:-1:COARSE], times[-1]]
+
+
 def _write_text(out: TextIO, story: Story, times: list[float]) -> None:
-    counted = [(at, traffic.amounts(at, story)) for at in times]
+    counted = [(at, traffic.amounts(at, story)) for at in _thinned(times)]
     for series in traffic.request_series():
         for name in (traffic.REQUESTS, traffic.RENAMED_REQUESTS):
             named = [pair for pair in counted if story.requests_name(pair[0]) == name]
             _write_series(out, series, named, name)
     for series in traffic.calculation_series():
         _write_series(out, series, counted)
-    late = [pair for pair in counted if pair[0] > times[-1] - traffic.HISTOGRAM_HISTORY]
+    fine = times[-1] - traffic.DETAILS
+    late = [pair for pair in counted if pair[0] > fine]
     for series in traffic.latency_series(story.slow_seconds):
         _write_series(out, series, late)
     for at in times:
         out.write(f"up{_labels({})} 1 {at}\n")
-        out.writelines(f"{name}{_labels(labels)} {value} {at}\n" for name, labels, value in traffic.gauges(at))
+        for name, labels, value in traffic.gauges(at):
+            if at > fine or name == "vcci_active_tenants":
+                out.write(f"{name}{_labels(labels)} {value} {at}\n")
     out.write("# EOF\n")
 
 

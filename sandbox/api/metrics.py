@@ -15,6 +15,7 @@ from sandbox.api.traffic import Amounts, Series, Story
 _HELP = {
     "celery_queue_length": "Messages waiting in a queue.",
     "vcci_active_tenants": "Tenants with a session in the last 24 h.",
+    "vcci_tenant_info": "Tenants by id, always 1.",
 }
 
 
@@ -65,6 +66,6 @@ def _gauges(at: float) -> Iterator[Metric]:
     families: dict[str, GaugeMetricFamily] = {}
     for name, labels, value in traffic.gauges(at):
         if name not in families:
-            families[name] = GaugeMetricFamily(name, _HELP.get(name, name), labels=list(labels))
+            families[name] = GaugeMetricFamily(name, _HELP[name], labels=list(labels))
         families[name].add_metric(list(labels.values()), value)
     yield from families.values()

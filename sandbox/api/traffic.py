@@ -16,15 +16,14 @@ from typing import Any
 
 DAY = 86_400.0
 WEEK = 7 * DAY
-HISTOGRAM_HISTORY = 8 * DAY
-"""How far back the latency histogram reaches; the other series reach further."""
+DETAILS = 8 * DAY
+"""How far back the latency histogram and the queues reach; requests and tenants reach further."""
 QUIET = 25 * 3600.0
 """How much of the past a fault rewrites: a look back over 24 h, started within the next hour, sees nothing else."""
 
 JOB = {"job": "backend-api", "instance": "backend-api"}
 REQUESTS, RENAMED_REQUESTS = "http_requests_total", "http_server_requests_total"
 QUEUES = {"intake": 14, "calculator": 32, "hotspot": 6, "engagement": 9, "reporting": 3}
-TENANTS = 5
 
 _BEGAN = 1_735_689_600.0  # 2025-01-01: the counters' zero
 _MEAN = 30.0  # requests a second
@@ -192,4 +191,14 @@ def gauges(at: float) -> Iterator[tuple[str, dict[str, str], float]]:
     for number, (queue, usual) in enumerate(QUEUES.items()):
         wave = math.sin(2 * math.pi * (at / (3.1 * 3600) + number / 5)) + 0.4 * math.sin(2 * math.pi * at / 1700)
         yield "celery_queue_length", {"queue": queue}, max(0, round(usual * (1 + 0.5 * wave)))
-    yield "vcci_active_tenants", {}, TENANTS
+    yield "vcci_active_tenants", {}, len(_tenants())
+    for id_, slug in _tenants():
+        yield "vcci_tenant_info", {"tenant_id": id_, "slug": slug}, 1
+
+
+@functools.lru_cache(maxsize=1)
+def _tenants() -> tuple[tuple[str, str], ...]:
+    """Return id and slug of the tenants that the production database holds too."""
+    from sandbox.platform.data import TENANTS  # it loads a database driver
+
+    return tuple((tenant.id, tenant.slug) for tenant in TENANTS)

@@ -82,7 +82,7 @@ async def listen(mailbox: Mailbox, port: int, *, user: str, password: str) -> as
         if not isinstance(data, LoginPassword):
             return AuthResult(success=False, handled=False)
         good = data.login == user.encode() and hmac.compare_digest(data.password, password.encode())
-        return AuthResult(success=good)
+        return AuthResult(success=good, handled=False)
 
     loop = asyncio.get_running_loop()
 

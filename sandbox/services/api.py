@@ -35,6 +35,7 @@ class Api(Service):
             "the API answers its readiness probe late, and requests take longer",
             "api.latency critical",
             apply=_begin("api-slow"),
+            heal=_end,
             options={"seconds": 3.0},
         ),
         Fault(
