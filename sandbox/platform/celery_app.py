@@ -48,7 +48,7 @@ def make_app(broker_url: str | None = None) -> Celery:
     """Return the application; without a URL it takes CELERY_BROKER_URL."""
     made = Celery("vcci", broker=broker_url or os.environ.get("CELERY_BROKER_URL"), set_as_current=False)
     made.conf.update(
-        task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES],
+        task_queues=[_queue(name) for name in QUEUES],
         task_routes={task_name(name): {"queue": name} for name in QUEUES},
         task_create_missing_queues=False,
         task_default_queue="intake",
@@ -71,6 +71,10 @@ def make_app(broker_url: str | None = None) -> Celery:
     return made
 
 
+def _queue(name: str) -> Any:
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]
+
+
 def work(tenant_id: str, seconds: float) -> None:
     """Take as long as such work takes."""
     time.sleep(seconds)
@@ -79,7 +83,8 @@ def work(tenant_id: str, seconds: float) -> None:
 def publish(app: Celery, queue: str, count: int) -> None:
     """Send tasks of a queue, of all priorities."""
     rng, task = random.Random(), app.tasks[task_name(queue)]
-    with app.producer_pool.acquire(block=True) as producer:
+    # A connection of its own: kombu's pools are global and keep dead connections after Redis was away.
+    with app.connection_for_write() as connection, app.amqp.Producer(connection, auto_declare=False) as producer:
         for _ in range(count):
             priority = rng.choices(PRIORITY_STEPS, weights=(2, 6, 3, 1))[0]
             kwargs = {"tenant_id": rng.choice(TENANTS).id, "seconds": round(rng.uniform(*SECONDS), 1)}

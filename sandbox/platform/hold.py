@@ -34,7 +34,7 @@ def _missing(connection: psycopg.Connection[Any], percent: float) -> int:
     used = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
     query = f"SELECT current_setting('max_connections')::int, ({used})"
     for maximum, in_use in connection.execute(query.encode()):
-        return max(0, math.ceil(maximum * percent / 100) - int(in_use))
+        return max(0, math.ceil(float(maximum) * percent / 100) - int(in_use))
     return 0
 
 
