@@ -125,15 +125,16 @@ class ActiveFaults:
     def __init__(self, folder: Path | None = None) -> None:
         self._state = State(folder)
         self._file = self._state.folder / "faults.json"
-        self._changed = -1
+        self._changed = (-1, -1)
         self._faults: dict[str, dict[str, Any]] = {}
 
     def get(self, name: str) -> dict[str, Any] | None:
         """Return the options of the fault if it is active."""
         try:
-            changed = self._file.stat().st_mtime_ns
+            seen = self._file.stat()
+            changed = (seen.st_mtime_ns, seen.st_ino)  # two writes may fall into one tick of the clock
         except FileNotFoundError:
-            changed = 0
+            changed = (0, 0)
         if changed != self._changed:
             self._faults, self._changed = self._state.faults(), changed
         return self._faults.get(name)
