@@ -6,12 +6,17 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import yaml
 
+from sandbox.service import Sandbox
+from sandbox.services.kube import Kube
 from tests.integration.kube_fixtures import (
     Outcome,
     Plane,
@@ -26,9 +31,11 @@ from tests.integration.kube_fixtures import (
     until,
     usage_metrics,
 )
-from vcci_ops.domain.results import Status
+from vcci_ops.domain.results import Result, Status
+from vcci_ops.operators.base import CheckOperator
 from vcci_ops.operators.kubernetes import PodsCheckOperator, UsageCheckOperator
 from vcci_ops.operators.logs import LogsCheckOperator
+from vcci_ops.settings import load_settings
 
 pytestmark = [pytest.mark.kube, pytest.mark.integration]
 
@@ -177,35 +184,19 @@ def test_pages_are_followed(platform: Plane) -> None:
 
 
 def test_an_oom_killed_container_is_named(broken: Plane) -> None:
-    if broken.name != "real":
-        pytest.skip("only there can a pod's status be set by hand")
-    spec = {"schedulerName": "nobody", "containers": [{"name": "broken", "image": "vcci/broken:v2"}]}
-    meta = {"name": "broken-oom", "namespace": broken.namespace}
-    broken.apply({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
-    now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    end = {"reason": "OOMKilled", "exitCode": 137, "startedAt": now, "finishedAt": now}
-    container = {
-        "name": "broken",
-        "image": "vcci/broken:v2",
-        "imageID": "x",
-        "ready": True,
-        "restartCount": 2,
-        "state": {"running": {"startedAt": now}},
-        "lastState": {"terminated": end},
-    }
-    ready = [{"type": "Ready", "status": "True", "lastTransitionTime": now}]
-    status = {"phase": "Running", "conditions": ready, "containerStatuses": [container]}
+    broken.deploy("broken")
+    broken.wait_ready("broken")
+    pod = broken.pods("broken")[0]
+    name, container = pod["metadata"]["name"], pod["status"]["containerStatuses"][0]
+    end = {"reason": "OOMKilled", "exitCode": 137, "startedAt": stamp(), "finishedAt": stamp()}
+    status = {"containerStatuses": [{**container, "restartCount": 2, "lastState": {"terminated": end}}]}
     patch = json.dumps({"status": status})
-    target = ["pod", "broken-oom", "-n", broken.namespace]
-    broken.kubectl("patch", *target, "--subresource=status", "--type=merge", "-p", patch)
-    try:
-        result = pods_check(broken)["pods.restarts"]
-    finally:
-        broken.kubectl("delete", "pod", "broken-oom", "-n", broken.namespace, "--grace-period=0", "--force")
+    broken.kubectl("patch", "pod", name, "-n", broken.namespace, "--subresource=status", "--type=merge", "-p", patch)
+    result = pods_check(broken)["pods.restarts"]
     assert (result.status, result.value) == (Status.WARNING, 2)
     assert result.summary == "2 restarts of 1 container in the last 1 h, 1 OOMKilled"
-    assert "broken-oom/broken (no owner): 2 restarts" in result.details[0]
-    assert "OOMKilled (exit code 137)" in result.details[0]
+    assert result.details[0].startswith(f"{name}/broken (broken): 2 restarts, last ")
+    assert result.details[0].endswith("ago: OOMKilled (exit code 137)")
 
 
 def test_a_namespace_without_anything_is_unknown(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,17 +414,104 @@ def test_a_connection_that_is_missing_or_has_an_unknown_extra_is_named(
     assert "the Airflow connection absent is missing" in absent.summary
 
 
+# The sandbox's faults, with its own settings -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sandbox(plane: Plane) -> Sandbox:
+    if plane.name != "played":
+        pytest.skip("faults are the sandbox's")
+    return Sandbox(plane.folder)
+
+
+@contextmanager
+def fault(sandbox: Sandbox, name: str) -> Iterator[None]:
+    found = next(fault for fault in Kube.faults if fault.name == name)
+    options = dict(found.options)
+    sandbox.state.set_fault(name, options)
+    if found.apply:
+        found.apply(sandbox, options)
+    try:
+        yield
+    finally:
+        sandbox.state.set_fault(name, None)
+        if found.heal:
+            found.heal(sandbox, options)
+
+
+def seeded(operator: type[CheckOperator], **more: Any) -> Outcome:
+    """Run a check on the sandbox's platform as the daily health check does."""
+    chosen = load_settings("sandbox").pick(*operator.measures)
+    return run(operator(task_id="t", checks=chosen, namespace="vcci-production", fail=False, **more))
+
+
+def settled(name: str, operator: type[CheckOperator], check: str, status: Status, **more: Any) -> Result:
+    def worst() -> Result | None:
+        results = [result for result in seeded(operator, **more).results if result.check == check]
+        return next((result for result in results if result.status is status), None)
+
+    found: Result = until(f"{name} shows as {check} {status}", worst)
+    return found
+
+
+WORKLOADS = ("backend-api", "frontend", "worker", "beat")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        pytest.param("pods-crashloop", "CrashLoopBackOff", id="crashloop"),
+        pytest.param("pods-not-ready", "Running but not ready (readiness probe)", id="not ready"),
+        pytest.param("pods-image-missing", "ImagePullBackOff", id="image missing"),
+    ],
+)
+def test_a_fault_of_the_sandbox_shows(
+    sandbox: Sandbox, plane: Plane, name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, yaml.safe_load(plane.admin.read_text()))
+    operator = partial(settled, name, PodsCheckOperator, workloads=WORKLOADS)
+    operator("pods.ready", Status.OK)
+    with fault(sandbox, name):
+        assert words in operator("pods.ready", Status.CRITICAL).summary
+        operator("workloads.available", Status.CRITICAL)
+    operator("pods.ready", Status.OK)
+
+
+def test_an_error_burst_in_one_pod_shows(sandbox: Sandbox, plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, yaml.safe_load(plane.admin.read_text()))
+    before = seeded(LogsCheckOperator, workload="backend-api")
+    assert before["errors.count"].status is Status.OK
+    known = [entry["signature"] for entry in before.pushed["signatures"]]
+    with fault(sandbox, "error-burst"):
+        operator = partial(settled, "error-burst", LogsCheckOperator, workload="backend-api", known_signatures=known)
+        assert "in 1 pod (backend-api-" in operator("errors.count", Status.CRITICAL).summary
+        assert operator("errors.new", Status.WARNING).value == 3
+
+
+def test_the_platform_at_rest_is_well(sandbox: Sandbox, plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, yaml.safe_load(plane.admin.read_text()))
+    outcome = seeded(UsageCheckOperator)
+    assert {result.check: result.status for result in outcome.results} == {
+        "nodes.ready": Status.OK,
+        "nodes.usage": Status.OK,
+        "pods.usage": Status.OK,
+    }
+
+
 # Help --------------------------------------------------------------------------------------------------
+
+
+def stamp() -> str:
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def restarted(door: BaseHTTPRequestHandler, plane: Plane, name: str) -> bool:
     """Answer the list of pods as if one had been restarted a moment ago."""
     listed = json.loads(plane.kubectl("get", "pods", "-n", plane.namespace, "-l", "app=backend-api", "-o", "json"))
-    now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for pod in listed["items"]:
         if pod["metadata"]["name"] == name:
             container = pod["status"]["containerStatuses"][0]
             container["restartCount"] = 1
-            container["lastState"] = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": now}}
+            container["lastState"] = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": stamp()}}
     reply(door, 200, json.dumps({**listed, "metadata": {}}).encode())
     return True
