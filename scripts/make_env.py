@@ -1,20 +1,25 @@
 """Write .env with fresh keys for docker-compose.yaml, once: ``python scripts/make_env.py [--file .env]``.
 
 An existing file is never touched: with another Fernet key Airflow could no longer read what it has
-encrypted, and with other database passwords it could not log in.
+encrypted, and with other database passwords it could not log in. Needs Python alone, no package: a
+machine that has only Docker can run it.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import secrets
 import sys
 from pathlib import Path
 
-from cryptography.fernet import Fernet
-
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def fernet_key() -> str:
+    """Return a new key as https://github.com/fernet/spec/blob/master/Spec.md asks for: 32 bytes, base64url."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
 def render() -> str:
@@ -24,7 +29,7 @@ def render() -> str:
 # volumes can only be read with it.
 
 # Encrypts the connections and variables in Airflow's database.
-FERNET_KEY={Fernet.generate_key().decode()}
+FERNET_KEY={fernet_key()}
 # Signs browser sessions and the links to task logs.
 API_SECRET_KEY={secrets.token_hex(32)}
 # Signs the tokens of workers and of the API's users.
