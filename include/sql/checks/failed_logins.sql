@@ -2,7 +2,7 @@
 -- newest_age tells a quiet night from an audit log that nobody writes; by id, which has an index.
 WITH failed AS MATERIALIZED (
     SELECT coalesce(actor, '?') AS actor, coalesce(ip::text, '?') AS ip FROM audit_log
-    WHERE action = ANY(%(failed)s) AND created_at > now() - make_interval(secs => %(seconds)s)
+    WHERE action = ANY(%(failed)s::text[]) AND created_at > now() - make_interval(secs => %(seconds)s)
 )
 SELECT (SELECT extract(epoch FROM now() - max(created_at))::float8
         FROM (SELECT created_at FROM audit_log ORDER BY id DESC LIMIT 1000) latest) AS newest_age,

@@ -5,14 +5,15 @@ WITH recent AS MATERIALIZED (
     SELECT created_at, action, actor, target, details ->> 'from' AS before,
            coalesce(details ->> 'to', details ->> 'role') AS after
     FROM audit_log
-    WHERE action = ANY(%(granting)s || %(changing)s) AND created_at > now() - make_interval(secs => %(seconds)s)
+    WHERE action = ANY(%(granting)s::text[] || %(changing)s::text[])
+      AND created_at > now() - make_interval(secs => %(seconds)s)
 ), changes AS (
-    SELECT *, coalesce(action = ANY(%(granting)s) AND after = ANY(%(admin_roles)s), false) AS admin FROM recent
+    SELECT *, coalesce(action = ANY(%(granting)s::text[]) AND after = ANY(%(admin_roles)s::text[]), false) AS admin FROM recent
 ), numbered AS (
     SELECT *, count(*) OVER (PARTITION BY admin) AS total,
            row_number() OVER (PARTITION BY admin ORDER BY created_at DESC) AS number
     FROM changes
-    WHERE admin OR action = ANY(%(changing)s)
+    WHERE admin OR action = ANY(%(changing)s::text[])
 )
 SELECT newest_age, admin, total, created_at, action, actor, target, before, after
 FROM (SELECT extract(epoch FROM now() - max(created_at))::float8 AS newest_age

@@ -3,7 +3,7 @@
 SELECT n.nspname::text, c.relname::text, pg_total_relation_size(c.oid)::bigint AS bytes
 FROM (
     SELECT oid, relname, relnamespace FROM pg_class
-    WHERE relkind IN ('r', 'm') AND relpersistence <> 't'
+    WHERE relkind IN ('r', 'm') AND relpersistence <> 't' AND relnamespace <> 'pg_catalog'::regnamespace
     ORDER BY relpages DESC, relname LIMIT 10
 ) c
 JOIN pg_namespace n ON n.oid = c.relnamespace

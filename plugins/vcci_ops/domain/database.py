@@ -24,7 +24,7 @@ _DAY = 86400.0
 _LITERALS = re.compile(
     r"""
       --[^\n]*                                                # comments may quote anything
-    | /\*.*(?:\*/|\Z)                                         # up to the last end: they nest
+    | /\*.*\*/ | /\*.*                                        # up to the last end: they nest
     | \$(?P<tag>(?:[^\W\d]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z)      # $tag$ ... $tag$
     | \b[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)                       # E'...' knows backslashes
     | '(?:[^']|'')*(?:'|\Z)                                   # a cut-off text has no closing quote

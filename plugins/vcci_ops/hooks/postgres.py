@@ -28,6 +28,10 @@ _ALLOWED_EXTRAS = {
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
 }
 """Keys of the connection's extra that reach libpq; any other is left out."""
+_NOTHING_THERE = {
+    *(e.sqlstate for e in (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)),
+    errors.ObjectNotInPrerequisiteState.sqlstate,  # an extension whose library is not preloaded
+}
 _CORE = {"host", "port", "user", "password", "dbname"}
 
 
@@ -166,7 +170,7 @@ class ReadOnlyPostgresHook(PostgresHook):
                 return Unreachable(SYSTEM, f"the statement waited longer than {self.lock_timeout:g} s for a lock")
             case errors.InsufficientPrivilege():
                 return Forbidden(SYSTEM, f"run this statement as {self._user}: {said}")
-            case errors.SyntaxErrorOrAccessRuleViolation() | errors.ObjectNotInPrerequisiteState():
+            case _ if error.sqlstate in _NOTHING_THERE:
                 return NoData(f"{SYSTEM} cannot run the statement: {said}")
             case psycopg.OperationalError():
                 return Unreachable(SYSTEM, said or "the connection was lost during the statement")
