@@ -33,7 +33,7 @@ from __future__ import annotations
 import datetime as dt
 
 from airflow.providers.smtp.notifications.smtp import send_smtp_notification
-from airflow.sdk import DAG, Param, TaskGroup
+from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup
 
 from vcci_ops.operators.backups import BackupCheckOperator
 from vcci_ops.operators.database import DatabaseCheckOperator, SecurityCheckOperator, SlowQueryCheckOperator
@@ -73,8 +73,10 @@ with DAG(
     dag_id="daily_health_check",
     description="The morning health check: every system, one report, the verdict first",
     doc_md=__doc__,
-    schedule=settings.daily_health_check.schedule,
-    start_date=dt.datetime(2025, 11, 8, tzinfo=dt.UTC),
+    # No run for a time that had passed when the DAG was first seen: a deployment at noon is no 09:00.
+    schedule=CronTriggerTimetable(
+        settings.daily_health_check.schedule, timezone="UTC", run_immediately=dt.timedelta(0)
+    ),
     catchup=False,
     max_active_runs=2,
     dagrun_timeout=dt.timedelta(minutes=30),

@@ -22,7 +22,7 @@ from sandbox.services import all_services
 
 DAG = "daily_health_check"
 STYLE = {"ok": "green", "warning": "yellow", "critical": "bold red", "unknown": "magenta"}
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
 def all_connections(sandbox: Sandbox, services: list[Service]) -> dict[str, dict[str, Any]]:

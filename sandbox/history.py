@@ -70,6 +70,12 @@ def _run(connection: psycopg.Connection[Any], at: dt.datetime, day: int, generat
         (f"{RUN_PREFIX}{at:%Y-%m-%dT%H:%M}", at, at + dt.timedelta(seconds=14)),
     ).fetchone()
     assert found is not None
+    snapshots = {
+        "samples": {"database.size": 21_000_000 + 30_000 * day, "tenants.active": 5},
+    }
+    for kind, payload in snapshots.items():
+        query = "INSERT INTO snapshot (run, kind, payload) VALUES (%s, %s, %s)"
+        connection.execute(query, (found[0], kind, json.dumps(payload)))
     for check, subject, unit, base, growth, noise in SERIES:
         value = max(0.0, base + growth * day + base * noise * generator.uniform(-1, 1))
         value = float(math.floor(value)) if unit in ("tasks", "lines", "attempts") else round(value, 4)

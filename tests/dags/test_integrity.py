@@ -64,12 +64,11 @@ def test_a_failed_delivery_tells_somebody(dag: DAG) -> None:
 
 
 def test_parameters_of_the_form_explain_themselves(dag: DAG) -> None:
-    for name, param in dag.params.items():
-        schema = dag.params.get_param(name).schema
-        assert schema.get("title"), name
-        assert schema.get("description"), name
-        assert schema.get("type"), name
-        del param
+    for name in dag.params:
+        param = dag.params.get_param(name)
+        assert param.schema.get("title"), name
+        assert param.schema.get("type"), name
+        assert param.description, name
     dag.params.validate()
 
 

@@ -136,32 +136,23 @@ class History:
                 found.setdefault((check, subject), []).append(Point(at=at, value=value, status=Status(status)))
         return found
 
-    def values(self, environment: str, check: str, *, days: int = 35) -> list[tuple[dt.datetime, str, float]]:
-        """Return time, subject and value of a check over the last days, newest first, from any DAG."""
-        with self._connect() as connection, connection.cursor() as cursor:
-            cursor.execute(
-                """
-                SELECT run.started_at, subject, value FROM result JOIN run ON run.id = result.run
-                WHERE check_id = %s AND environment = %s AND value IS NOT NULL
-                  AND run.started_at > now() - make_interval(days => %s)
-                ORDER BY run.started_at DESC LIMIT 5000
-                """,
-                (check, environment, days),
-            )
-            return [(at, subject, float(value)) for at, subject, value in cursor]
+    def snapshots(
+        self, environment: str, kind: str, before: dt.datetime, *, days: float, besides: str = ""
+    ) -> list[tuple[dt.datetime, Any]]:
+        """Return time and payload of the snapshots of a kind in the days before a time, newest first.
 
-    def latest_snapshot(self, environment: str, kind: str, before: dt.datetime) -> tuple[dt.datetime, Any] | None:
-        """Return time and payload of the newest snapshot of a kind before this time."""
+        :param besides: run_id to pass over.
+        """
         with self._connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
                 SELECT run.started_at, payload FROM snapshot JOIN run ON run.id = snapshot.run
-                WHERE kind = %s AND environment = %s AND started_at < %s ORDER BY started_at DESC LIMIT 1
+                WHERE kind = %s AND environment = %s AND started_at < %s AND started_at >= %s AND run_id <> %s
+                ORDER BY started_at DESC LIMIT 200
                 """,
-                (kind, environment, before),
+                (kind, environment, before, before - dt.timedelta(days=days), besides),
             )
-            row = cursor.fetchone()
-        return (row[0], row[1]) if row else None
+            return [(at, payload) for at, payload in cursor]
 
     def record_delivery(self, dag_id: str, run_id: str, channel: str, reference: str) -> None:
         """Note that a report arrived."""

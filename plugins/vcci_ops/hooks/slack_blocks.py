@@ -80,7 +80,8 @@ def _name(result: Result) -> str:
 def _problem(result: Result) -> str:
     link = f" <{result.link}|Look here>" if result.link.startswith(("http://", "https://")) else ""
     found = _cut(_escape(result.summary), 600)
-    return f"{EMOJI[result.status]} *{_name(result)}* — {found}\n*Do:* {_escape(result.action)}{link}"
+    first = "Make it measurable first. Then: " if result.status is Status.UNKNOWN else ""
+    return f"{EMOJI[result.status]} *{_name(result)}* — {found}\n*Do:* {first}{_escape(result.action)}{link}"
 
 
 def _line(result: Result) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
@@ -33,9 +34,6 @@ _LEVEL = {
     Status.UNKNOWN: logging.ERROR,
     Status.CRITICAL: logging.ERROR,
 }
-
-
-T = TypeVar("T")
 
 
 def section_chosen(context: Context, task_id: str) -> bool:
@@ -92,15 +90,21 @@ class CheckOperator(BaseOperator):
 
         return History(self.history_conn_id) if self.history_conn_id else None
 
-    def recall(self, read: Callable[[History], T]) -> T | None:
-        """Read from the history; None without one, or when it does not answer: that hides no result."""
+    def earlier(self, context: Context, kind: str, *, days: float) -> list[tuple[dt.datetime, Any]]:
+        """Return what earlier runs of this environment left under an XCom key, with its time, newest first.
+
+        Empty without a history, or when it does not answer: that must hide no result.
+        """
         if self.history is None:
-            return None
+            return []
+        run = context["dag_run"]
+        before = run.start_date or dt.datetime.now(dt.UTC)
+        environment = load_settings().environment
         try:
-            return read(self.history)
+            return self.history.snapshots(environment, kind, before, days=days, besides=str(run.run_id))
         except MeasurementError as error:
             self.log.warning("Nothing to compare with: %s", error)
-            return None
+            return []
 
     def measure(self, context: Context) -> Iterator[Result]:
         """Yield the results; raise a :class:`~vcci_ops.exceptions.MeasurementError` for what is missing."""

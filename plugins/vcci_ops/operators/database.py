@@ -70,10 +70,9 @@ class DatabaseCheckOperator(_PostgresCheckOperator):
     just the checks concerned unknown. A server that refuses the log-in because its connections are
     used up is *critical*, not unknown: that is what ``database.connections`` watches.
 
-    Growth and the usual number of tenants come from earlier runs. Subclass and override
-    :meth:`previous_value` and :meth:`previous_values` to give them; without, the results say so. This
-    run's numbers are in XCom under ``samples`` (``database.size`` in bytes, ``tenants.active`` as a
-    count), to be kept for that.
+    Growth and the usual number of tenants come from the history (``history_conn_id``); without it the
+    results say so. This run's numbers are in XCom under ``samples`` (``database.size`` in bytes,
+    ``tenants.active`` as a count), to be kept for that.
 
     :param postgres_conn_id: Airflow connection; default ``vcci_postgres``.
     :param database: database to check; default: the connection's.
@@ -89,12 +88,18 @@ class DatabaseCheckOperator(_PostgresCheckOperator):
         self.active_within = active_within
 
     def previous_value(self, context: Context, check_id: str, subject: str) -> Earlier | None:
-        """Return the value of an earlier run, about a day old; None when there is none."""
-        return None
+        """Return the sample of an earlier run whose age is nearest to a day; None when there is none."""
+        runs = [(at, found[check_id]) for at, found in self.earlier(context, SAMPLES_KEY, days=3) if check_id in found]
+        yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+        nearest = min(runs, key=lambda run: abs(run[0] - yesterday), default=None)
+        return Earlier(float(nearest[1]), nearest[0]) if nearest else None
 
     def previous_values(self, context: Context, name: str) -> Sequence[Earlier]:
-        """Return earlier samples of this name from the same weekday, at most some weeks back."""
-        return ()
+        """Return earlier samples of this name from the same weekday, at most five weeks back."""
+        now = dt.datetime.now(dt.UTC)
+        runs = self.earlier(context, SAMPLES_KEY, days=36)
+        runs = [run for run in runs if run[0].weekday() == now.weekday() and run[0].date() < now.date()]
+        return [Earlier(float(found[name]), at) for at, found in runs if name in found]
 
     def measure(self, context: Context) -> Iterator[Result]:
         """Read everything at once, then judge."""
@@ -178,8 +183,8 @@ class SlowQueryCheckOperator(_PostgresCheckOperator):
     Reads pg_stat_statements (PostgreSQL 14 or newer, the extension created in this database, role
     ``pg_monitor``). A statement's time is its mean since the last look, not since the server's reset,
     in which one bad day would drown. The snapshot is left in XCom under ``statements``: at most 200
-    normalised statements without literals. Override :meth:`previous_statements` to give the last
-    one; without, the statements that are slow now are reported, and that is said.
+    normalised statements without literals. The last one comes from the history (``history_conn_id``);
+    without it the statements that are slow now are reported, and that is said.
 
     :param slow_query_ms: mean execution time above which a statement is slow; milliseconds; default 100.
     :param min_calls: a statement with fewer calls says nothing; default 20.
@@ -200,8 +205,9 @@ class SlowQueryCheckOperator(_PostgresCheckOperator):
         self.factor = factor
 
     def previous_statements(self, context: Context) -> Mapping[str, Any] | None:
-        """Return the snapshot that an earlier run left in XCom; None when there is none."""
-        return None
+        """Return the snapshot that the last run left; None when there is none."""
+        runs = self.earlier(context, STATEMENTS_KEY, days=14)
+        return runs[0][1] if runs else None
 
     def measure(self, context: Context) -> Iterator[Result]:
         """Take a snapshot, publish it, compare it."""

@@ -68,6 +68,9 @@ class _Reading:
             self.unread.append(f"could not be read: {pod}: {log.unread}")
 
 
+KNOWN_DAYS = 14
+
+
 class LogsCheckOperator(CheckOperator):
     """Count the error lines of a Deployment's pods, grouped by what they have in common.
 
@@ -90,7 +93,8 @@ class LogsCheckOperator(CheckOperator):
     :param window: seconds to look back, or ``90m`` (templated). Default: 1 hour.
     :param markers: a line with one of these is an error line. Default: ERROR, CRITICAL, FATAL.
     :param max_signatures: distinct signatures kept; lines of further ones are counted together.
-    :param known_signatures: what counts as known for ``errors.new``; None: there was no earlier run.
+    :param known_signatures: what counts as known for ``errors.new``; None: what the history's runs of the
+        last :data:`KNOWN_DAYS` days have met, for yesterday's last hour alone would make much look new.
     :param page_size: pods to a list request; bounds memory.
     :param kubernetes_conn_id: Airflow connection of the cluster.
     :param deadline: seconds until reading ends; as the work grows with the logs, 2 minutes by default. A
@@ -128,8 +132,11 @@ class LogsCheckOperator(CheckOperator):
         self.kubernetes_conn_id = kubernetes_conn_id
 
     def previous_signatures(self, context: Context) -> Sequence[str] | None:
-        """Return the signatures of the run before; None when there was none. For subclasses to override."""
-        return self.known_signatures
+        """Return the signatures that earlier runs have met; None when there was no such run."""
+        if self.known_signatures is not None:
+            return self.known_signatures
+        runs = self.earlier(context, SIGNATURES_KEY, days=KNOWN_DAYS)
+        return list(dict.fromkeys(item["signature"] for _, found in runs for item in found)) if runs else None
 
     def measure(self, context: Context) -> Iterator[Result]:
         """Read the logs once, and judge both checks by them."""

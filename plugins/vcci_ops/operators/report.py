@@ -140,11 +140,13 @@ class HealthReportOperator(BaseOperator):
         return results, list(dict.fromkeys(left_out))
 
     def _snapshots(self, context: Context) -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for task in self._checks(context):
             for key in SNAPSHOT_KEYS:
                 payload = context["ti"].xcom_pull(task_ids=task.task_id, key=key)
-                if payload is not None:
+                if isinstance(payload, dict) and key in found:  # two tasks of one operator, each with its part
+                    found[key] = {**found[key], **payload}
+                elif payload is not None:
                     found[key] = payload
         return found
 
