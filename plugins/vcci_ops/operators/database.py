@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -336,6 +337,6 @@ def window(field: str, value: float | str) -> float:
             seconds = parse_duration(value)
         except ValueError as error:
             raise InvalidInput(field, value, "seconds, or a duration such as 24h") from error
-    if seconds <= 0:
-        raise InvalidInput(field, value, "more than zero")
+    if not 0 < seconds < math.inf:
+        raise InvalidInput(field, value, "more than zero, and an end")
     return seconds
