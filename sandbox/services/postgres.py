@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,21 +26,17 @@ _EXTRA = {"connect_timeout": 5, "application_name": "vcci-ops"}
 
 
 class Server(Service):
-    """A PostgreSQL server with a data folder of its own; superuser ``postgres``, password log-in only."""
+    """A PostgreSQL server, its data in the folder of its name; superuser ``postgres``, password log-in only."""
 
     programs: Mapping[str, str] = {"initdb": "postgresql", "postgres": "postgresql", "setpriv": "util-linux"}
     settings: Mapping[str, str] = {}
 
-    @property
-    def folder_name(self) -> str:
-        """Name of the data folder below the sandbox's."""
-        return self.name
-
     def start(self, sandbox: Sandbox) -> None:
         """Make the cluster if there is none, then run the server until it answers or gives up."""
-        if not (sandbox.folder / self.folder_name / "PG_VERSION").exists():
+        if not (sandbox.folder / self.name).exists():
             self._initdb(sandbox)
-        for _ in range(10):
+        for attempt in range(8):
+            time.sleep(0.1 * attempt)
             sandbox.spawn(self.name, self._command(sandbox), cwd=Path("/"))
             wait_until(
                 f"{self.name} up", lambda: sandbox.pid(self.name) is None or self.ready(sandbox), seconds=60, every=0.05
@@ -79,13 +76,14 @@ class Server(Service):
         }
         options = [word for key, value in given.items() for word in ("-c", f"{key}={value}")]
         postgres = sandbox.program("postgres", "postgresql")
-        return sandbox.unprivileged([postgres, "-D", str(sandbox.folder / self.folder_name), *options])
+        return sandbox.unprivileged([postgres, "-D", str(sandbox.folder / self.name), *options])
 
     def _initdb(self, sandbox: Sandbox) -> None:
-        folder = sandbox.folder / self.folder_name
+        # Made under another name: a folder that bears the right one is whole, even if this is killed half-way.
+        folder = sandbox.folder / f"{self.name}.new"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
-        password = sandbox.folder / f"{self.folder_name}.password"
+        password = sandbox.folder / f"{self.name}.password"
         password.touch(mode=0o600)
         password.write_text(sandbox.secret(f"{self.name}-postgres"))
         if os.geteuid() == 0:
@@ -99,8 +97,8 @@ class Server(Service):
         finally:
             password.unlink()
         if done.returncode:
-            shutil.rmtree(folder, ignore_errors=True)
             raise SandboxError(f"initdb for {self.name} failed: {done.stderr.strip()}")
+        folder.rename(sandbox.folder / self.name)
 
 
 class Production(Server):
@@ -126,7 +124,7 @@ class Production(Server):
             create_database(connection, PRODUCTION, "vcci_app")
         with admin(sandbox, self, PRODUCTION) as connection:
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-            loaded = "platform" in sandbox.state.read()
+            loaded = "platform" in sandbox.state.read() and revision(connection) is not None
             # Once loaded, the schema is the platform's business: a release may have moved it on.
             if not loaded and revision(connection) != RELEASE_REVISION:
                 migrate(url(sandbox, "postgres-direct", "vcci_app", PRODUCTION))

@@ -9,8 +9,9 @@ from typing import Any
 import psycopg
 
 from sandbox.platform.data import TENANTS
-from sandbox.service import Fault, Sandbox, wait_until
+from sandbox.service import Fault, Sandbox, SandboxError, wait_until
 
+SERVER = "pg-production"
 CONNECTIONS, TRANSACTION = "fault-db-connections", "fault-db-idle-transaction"
 PROCESSES = (CONNECTIONS, TRANSACTION)
 """Processes that faults start; stopping the server ends them."""
@@ -26,6 +27,8 @@ _SLOW_LIKE = "SELECT s.country, count(*) FROM suppliers AS s, pg_sleep(%"
 def _admin(sandbox: Sandbox) -> Any:
     from sandbox.services import postgres
 
+    if not sandbox.pid(SERVER):
+        raise SandboxError(f"{SERVER} does not run: python -m sandbox heal postgres-down, or up")
     return postgres.admin(sandbox, postgres.Production(), postgres.PRODUCTION)
 
 
@@ -36,17 +39,16 @@ def _one(connection: psycopg.Connection[Any], query: str) -> Any:
 
 def _fill_up(sandbox: Sandbox, options: dict[str, Any]) -> None:
     percent = options["percent"]
-    sandbox.python(CONNECTIONS, "sandbox.platform.hold", "connections", str(percent))
     used = (
         "SELECT 100.0 * count(*) / current_setting('max_connections')::int "
         "FROM pg_stat_activity WHERE backend_type = 'client backend'"
     )
     with _admin(sandbox) as connection:
+        sandbox.python(CONNECTIONS, "sandbox.platform.hold", "connections", str(percent))
         wait_until(f"{percent} % of the connections in use", lambda: _one(connection, used) >= percent)
 
 
 def _forget(sandbox: Sandbox, options: dict[str, Any]) -> None:
-    sandbox.python(TRANSACTION, "sandbox.platform.hold", "transaction")
     # The start of a transaction cannot be forged: wait until it is as old as the sandbox's limit.
     age = (
         "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0) "
@@ -54,6 +56,7 @@ def _forget(sandbox: Sandbox, options: dict[str, Any]) -> None:
     )
     seconds = options["seconds"]
     with _admin(sandbox) as connection:
+        sandbox.python(TRANSACTION, "sandbox.platform.hold", "transaction")
         wait_until("an idle transaction", lambda: _one(connection, age) >= seconds, seconds=seconds + 20)
 
 
@@ -69,6 +72,10 @@ def _come_back(sandbox: Sandbox, _options: dict[str, Any]) -> None:
     service = postgres.Production()
     service.start(sandbox)
     service.prepare(sandbox)
+    # What was healed while the server was down could not be undone then.
+    for name, heal in (("security-anomalies", _expel), ("slow-query", _speed_up)):
+        if name not in sandbox.state.faults():
+            heal(sandbox, {})
 
 
 def _intrude(sandbox: Sandbox, options: dict[str, Any]) -> None:
@@ -95,6 +102,8 @@ def _intrude(sandbox: Sandbox, options: dict[str, Any]) -> None:
 
 
 def _expel(sandbox: Sandbox, _options: dict[str, Any]) -> None:
+    if not sandbox.pid(SERVER):
+        return
     with _admin(sandbox) as connection, connection.transaction():
         connection.execute("DELETE FROM audit_log WHERE ip = %s", (ATTACKER,))
         connection.execute("DELETE FROM users WHERE email = %s", (INTRUDER,))
@@ -116,6 +125,8 @@ def _slow_down(sandbox: Sandbox, options: dict[str, Any]) -> None:
 
 
 def _speed_up(sandbox: Sandbox, _options: dict[str, Any]) -> None:
+    if not sandbox.pid(SERVER):
+        return
     with _admin(sandbox) as connection:
         connection.execute(
             "SELECT pg_stat_statements_reset(userid, dbid, queryid) FROM pg_stat_statements "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from sandbox.platform.data import TENANTS
-from sandbox.service import Fault, Sandbox, Service, wait_until
+from sandbox.service import Fault, Sandbox, SandboxError, Service, wait_until
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -37,6 +37,8 @@ def application(sandbox: Sandbox) -> Celery:
     """Return the platform's Celery application, connected to this sandbox."""
     from sandbox.platform import celery_app
 
+    if not sandbox.pid(Redis.name):
+        raise SandboxError("redis does not run: python -m sandbox heal redis-down, or up")
     return celery_app.make_app(broker_url(sandbox))
 
 
@@ -155,6 +157,8 @@ def _renamed(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _clear(sandbox: Sandbox, _options: dict[str, Any]) -> None:
+    if not sandbox.pid(Redis.name):  # it comes back with its usual queues
+        return
     from sandbox.platform import celery_app
 
     app = application(sandbox)
@@ -172,6 +176,8 @@ def _desert(sandbox: Sandbox, options: dict[str, Any]) -> None:
 
 
 def _return(sandbox: Sandbox, options: dict[str, Any]) -> None:
+    if not sandbox.pid(Redis.name):
+        return
     from sandbox.platform import celery_app
 
     app, queue = application(sandbox), options["queue"]

@@ -87,9 +87,11 @@ class S3(Service):
 
     def stop(self, sandbox: Sandbox) -> None:
         """Save the reports, then stop."""
-        if self.ready(sandbox):
-            _save_reports(sandbox)
-        super().stop(sandbox)
+        try:
+            if sandbox.pid(self.name):
+                _save_reports(sandbox)
+        finally:
+            super().stop(sandbox)
 
     def connections(self, sandbox: Sandbox) -> dict[str, dict[str, Any]]:
         """Return vcci_s3, through the proxy."""

@@ -24,7 +24,7 @@ import redis as redis_client
 
 from sandbox import __main__ as cli
 from sandbox.platform import RELEASE_REVISION, backups, celery_app, data
-from sandbox.service import Fault, Sandbox, Service, listening, wait_until
+from sandbox.service import Fault, Sandbox, SandboxError, Service, listening, wait_until
 from sandbox.services import postgres, redis, s3
 from sandbox.services.proxy import Proxy
 
@@ -517,6 +517,44 @@ def test_slow_query(sandbox: Sandbox, broken: Callable[..., None]) -> None:
     assert healthy_facts(sandbox)["slow"] == 1
     cli.heal(sandbox, services(), "slow-query")
     assert healthy_facts(sandbox)["slow"] == 0
+
+
+def test_faults_on_top_of_each_other_heal_in_the_order_they_came(sandbox: Sandbox, broken: Callable[..., None]) -> None:
+    for name in ("security-anomalies", "queue-no-consumer", "postgres-down", "redis-down"):
+        broken(name)
+    with pytest.raises(SandboxError, match=r"pg-production does not run: .*heal postgres-down"):
+        broken("db-connections")
+    cli.heal(sandbox, services(), None)
+
+    assert_healthy(healthy_facts(sandbox))
+    assert redis.consumed(redis.application(sandbox)) == set(celery_app.QUEUES)
+
+
+# What goes on while it stays up -----------------------------------------------------------------
+
+
+def test_queues_that_run_low_are_refilled_and_others_left_alone(sandbox: Sandbox) -> None:
+    app = redis.application(sandbox)
+    celery_app.purge(app, "hotspot")
+    before = celery_app.waiting(app)
+    celery_app.top_up(app)
+    after = celery_app.waiting(app)
+
+    assert before["hotspot"] < celery_app.QUEUES["hotspot"][1] <= after["hotspot"]
+    assert after["calculator"] <= celery_app.QUEUES["calculator"][2] + 2
+
+
+def test_a_night_brings_a_backup_and_moves_the_days_on(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox.platform import nightly
+
+    key = newest(sandbox)
+    objects_of(sandbox).delete_object(Bucket="vcci-backups", Key=key)
+    ask(sandbox, "UPDATE sessions SET last_active = last_active - interval '1 day' RETURNING 1")
+    monkeypatch.setenv("VCCI_SANDBOX_HOME", str(sandbox.folder))
+    nightly.main()
+
+    assert newest(sandbox) == key
+    assert_healthy(healthy_facts(sandbox))
 
 
 # The proxy --------------------------------------------------------------------------------------
