@@ -26,7 +26,7 @@ from sandbox.kubernetes.resources import BY_PATH, PODS, Resource
 from sandbox.kubernetes.selecting import both, by_fields, by_labels
 from sandbox.kubernetes.store import Entry, Object, Store, encode, stamp
 from sandbox.kubernetes.verbs import Verbs
-from sandbox.kubernetes.views import outward, scale_of, stored
+from sandbox.kubernetes.views import flag, outward, scale_of, stored
 from sandbox.kubernetes.watching import Wanted
 from sandbox.state import ActiveFaults
 
@@ -175,7 +175,7 @@ class Api:
         if target.resource.verbs == ("create",):
             raise not_allowed()
         wanted = self._wanted(request, target)
-        if request.query.get("watch") in ("true", "1"):
+        if flag(request.query, "watch"):
             if target.name:
                 named = by_fields(f"metadata.name={target.name}", target.resource)
                 wanted = Wanted(wanted.resource, wanted.namespace, named, wanted.form, wanted.include)

@@ -14,7 +14,7 @@ import trustme
 
 from sandbox.kubernetes.controllers import Controllers, condition
 from sandbox.kubernetes.resources import CERTIFICATES, SECRETS
-from sandbox.kubernetes.store import Object, now, seconds, stamp
+from sandbox.kubernetes.store import Event, Object, now, seconds, stamp
 
 _TAKES = 1.0
 _HOUR = 3600.0
@@ -85,6 +85,14 @@ class Certificates:
         self._controllers, self._store, self._authority = controllers, controllers.store, authority
         self._asked: dict[str, float] = {}
         controllers.register(CERTIFICATES, self.reconcile)
+        self._store.listeners.append(self._secret_gone)
+
+    def _secret_gone(self, event: Event) -> None:
+        if event.resource is SECRETS and event.type == "DELETED":
+            meta = event.new.obj["metadata"]
+            for certificate in self._store.objects(CERTIFICATES, meta["namespace"]):
+                if certificate["spec"].get("secretName") == meta["name"]:
+                    self._controllers.look_at(CERTIFICATES, certificate)
 
     def reconcile(self, certificate: Object) -> None:
         """Issue a pair a second after it is asked for or found missing."""

@@ -180,6 +180,12 @@ def _event(obj: Object) -> None:
     _fill(obj, reportingComponent="", reportingInstance="")
 
 
+_FIRST_STATUS: dict[str, Object] = {
+    "HorizontalPodAutoscaler": {"currentMetrics": None, "currentReplicas": 0, "desiredReplicas": 0},
+    "ReplicaSet": {"replicas": 0},
+    "Deployment": {},
+    "Job": {},
+}
 _DEFAULTS: dict[str, Callable[[Object], None]] = {
     "Deployment": _deployment,
     "ReplicaSet": _replicaset,
@@ -195,6 +201,8 @@ _DEFAULTS: dict[str, Callable[[Object], None]] = {
 
 def fill(resource: Resource, obj: Object) -> None:
     """Fill in what the object leaves out, in place."""
+    if resource.kind in _FIRST_STATUS:
+        obj.setdefault("status", dict(_FIRST_STATUS[resource.kind]))
     chosen = _DEFAULTS.get(resource.kind)
     if chosen:
         chosen(obj)

@@ -126,7 +126,7 @@ def document(steps: list[str]) -> Any:
     """
     match steps:
         case ["version"]:
-            found = _version()
+            found: Object | None = _version()
         case ["api"]:
             found = {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
         case ["apis"]:

@@ -23,6 +23,7 @@ from sandbox.kubernetes.errors import bad_request
 from sandbox.kubernetes.lines import BURST_BEFORE, INVENTED, Line, crashed, generate, iso
 from sandbox.kubernetes.resources import PODS
 from sandbox.kubernetes.store import Object, Store, seconds
+from sandbox.kubernetes.views import flag
 from sandbox.state import ActiveFaults
 
 _PIECE = 2**20
@@ -58,7 +59,7 @@ class Query:
             limit = int(given["limitBytes"]) if "limitBytes" in given else None
         except ValueError as error:
             raise bad_request(f"cannot read the log options: {error}") from error
-        flags = [given.get(name) in ("true", "1") for name in ("timestamps", "follow", "previous")]
+        flags = [flag(given, name) for name in ("timestamps", "follow", "previous")]
         return cls(after, tail, limit, *flags)
 
 

@@ -12,6 +12,7 @@ Beside the Kubernetes API, with the same token:
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import ssl
@@ -146,10 +147,10 @@ class Stage:
 def write_kubeconfig(state: State) -> Path:
     """Write the kubeconfig (0600) of the played cluster, and return its path."""
     folder = state.folder / "kube"
-    authority(folder)
+    signer = authority(folder)
     cluster = {
         "server": f"https://127.0.0.1:{state.port('kube')}",
-        "certificate-authority": str(folder / "ca.pem"),
+        "certificate-authority-data": base64.b64encode(signer.cert_pem.bytes()).decode(),
     }
     config = {
         "apiVersion": "v1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sandbox.kubernetes.resources import BY_PATH, RESOURCES, Resource
@@ -77,6 +78,11 @@ def partial(resource: Resource, obj: Object) -> Object:
 def kinds() -> list[Resource]:
     """Return every namespaced kind once."""
     return [r for r in RESOURCES if r.namespaced and not r.stored_as and r.group != "metrics.k8s.io"]
+
+
+def flag(query: Mapping[str, str], name: str) -> bool:
+    """Return a parameter that is true or false, as the API server reads it: given means true."""
+    return name in query and query[name].lower() not in ("false", "0")
 
 
 def as_dict(value: Any) -> Object:

@@ -18,7 +18,7 @@ from sandbox.kubernetes.resources import Resource
 from sandbox.kubernetes.selecting import Matches
 from sandbox.kubernetes.store import Entry, Event, Store, encode
 from sandbox.kubernetes.tables import columns, rows
-from sandbox.kubernetes.views import outward
+from sandbox.kubernetes.views import flag, outward
 
 _LONGEST = 1800.0
 _BOOKMARK_EVERY = 60.0
@@ -109,9 +109,7 @@ async def serve(request: web.Request, store: Store, wanted: Wanted, closing: asy
 
     response = web.StreamResponse(headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"})
     try:
-        lines = _beginning(
-            store, wanted, stream, query.get("resourceVersion", ""), query.get("sendInitialEvents") == "true"
-        )
+        lines = _beginning(store, wanted, stream, query.get("resourceVersion", ""), flag(query, "sendInitialEvents"))
     except ApiError as error:
         lines = [encode({"type": "ERROR", "object": error.status()}) + b"\n"]
         await response.prepare(request)
@@ -123,7 +121,7 @@ async def serve(request: web.Request, store: Store, wanted: Wanted, closing: asy
         if lines:
             await response.write(b"".join(lines))
         limit = float(query.get("timeoutSeconds") or _LONGEST)
-        bookmarks = query.get("allowWatchBookmarks") == "true"
+        bookmarks = flag(query, "allowWatchBookmarks")
         bookmark = (lambda: _bookmark(wanted.resource, store.version)) if bookmarks else None
         await _follow(response, queue, bookmark, limit, closing)
     finally:
