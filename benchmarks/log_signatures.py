@@ -51,7 +51,8 @@ def write_log(file: Path, megabytes: int, errors: float) -> None:
         request = f"request_id={random.getrandbits(128):032x}"
         if random.random() < errors:
             kind = ("timeout on", "cannot reach host", "deadlock in", "no row for", "refused by")[n % 5]
-            lines.append(f"{head} ERROR app.{'abcd'[n % 4]} {request} {kind} {n} after {n % 777}ms for tenant {n % 50}\n")
+            where = f"app.{'abcd'[n % 4]} {request}"
+            lines.append(f"{head} ERROR {where} {kind} {n} after {n % 777}ms for tenant {n % 50}\n")
         else:
             lines.append(f"{head} INFO app.http {request} GET /api/v1/suppliers/{n} 200 {n % 777}ms Mozilla/5.0\n")
     block = "".join(lines).encode()

@@ -130,13 +130,13 @@ class Plane:
     def apply(self, *objects: dict[str, Any]) -> None:
         self.kubectl("apply", "-f", "-", given=yaml.safe_dump_all(objects))
 
-    def deploy(self, name: str, tag: str = "v2", *, replicas: int = 1, **spec: Any) -> None:
+    def deploy(self, name: str, tag: str = "v2", *, replicas: int = 1, label: str = "app", **spec: Any) -> None:
         container = {
             "name": name,
             "image": f"vcci/{name}:{tag}",
             "resources": {"limits": {"memory": "512Mi", "cpu": "500m"}},
         }
-        template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}
+        template = {"metadata": {"labels": {"app": name, label: name}}, "spec": {"containers": [container]}}
         self.apply(
             {
                 "apiVersion": "apps/v1",
@@ -144,7 +144,7 @@ class Plane:
                 "metadata": {"name": name, "namespace": self.namespace},
                 "spec": {
                     "replicas": replicas,
-                    "selector": {"matchLabels": {"app": name}},
+                    "selector": {"matchLabels": {label: name}},
                     "template": template,
                     **spec,
                 },
@@ -190,9 +190,8 @@ def real_plane() -> Iterator[Path]:
 @contextmanager
 def played_plane(folder: Path) -> Iterator[Path]:
     """Start the sandbox's Kubernetes API alone and yield its kubeconfig."""
-    from sandbox.services.kube import Kube
-
     from sandbox.service import Sandbox, wait_until
+    from sandbox.services.kube import Kube
 
     sandbox, service = Sandbox(folder), Kube()
     service.start(sandbox)

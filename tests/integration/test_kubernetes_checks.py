@@ -314,6 +314,12 @@ def test_a_log_that_cannot_be_read_makes_the_count_unknown_and_keeps_the_others(
     assert any(lost in line and "502" in line for line in result.details)
 
 
+def test_pods_are_found_by_whatever_the_deployment_selects(broken: Plane) -> None:
+    broken.deploy("broken", label="component")
+    broken.wait_ready("broken")
+    assert "(1 of 1 pods read" in logs_check(broken, "broken", markers=["no such marker"])["errors.count"].summary
+
+
 def test_logs_of_a_deployment_that_is_not_there_are_unknown(platform: Plane) -> None:
     outcome = logs_check(platform, "nothing")
     assert {result.status for result in outcome.results} == {Status.UNKNOWN}
@@ -474,6 +480,7 @@ def test_a_fault_of_the_sandbox_shows(
     with fault(sandbox, name):
         assert words in operator("pods.ready", Status.CRITICAL).summary
         operator("workloads.available", Status.CRITICAL)
+        operator("pods.restarts", Status.CRITICAL if name == "pods-crashloop" else Status.OK)
     operator("pods.ready", Status.OK)
 
 

@@ -162,7 +162,8 @@ OOM = {"reason": "OOMKilled", "exitCode": 137, "finishedAt": at(720)}
     [
         pytest.param(pod(age=1800, containers=[container(ready=True, restarted=3, last=OOM)]), 3, id="young pod: all"),
         pytest.param(pod(containers=[container(ready=True, restarted=30, last=OOM)]), 1, id="old pod: the last"),
-        pytest.param(pod(containers=[container(restarted=7, waiting=BACK_OFF)]), 1, id="held back, end not known"),
+        pytest.param(pod(containers=[container(restarted=7, waiting=BACK_OFF)]), 7, id="held back: all of few"),
+        pytest.param(pod(containers=[container(restarted=999, waiting=BACK_OFF)]), 15, id="held back: the possible"),
         pytest.param(
             pod(containers=[container(ready=True, restarted=2, last={**OOM, "finishedAt": at(7200)})]), 0, id="long ago"
         ),
@@ -177,6 +178,6 @@ def test_restarts_within_the_window(one: Pod, count: int) -> None:
 def test_how_a_container_ended_is_named() -> None:
     old = pod(containers=[container(ready=True, restarted=30, last=OOM)])
     assert str(restarts([old], OWNERS, now=NOW, window=3600)[0]) == (
-        "worker-7d9-abcde/worker (worker): 30 restarts, 1 of them surely within the window, "
+        "worker-7d9-abcde/worker (worker): 30 restarts, at least 1 of them within the window, "
         "last 12 min ago: OOMKilled (exit code 137)"
     )

@@ -21,12 +21,13 @@ def node(name: str = "n1", *, ready: str = "True", created: str = OLD, **more: A
     )
 
 
-def limits(name: str, started: str = OLD, phase: str = "Running", **memory: int | None) -> PodLimits | None:
+def limits(name: str, since: str = OLD, phase: str = "Running", **memory: int | None) -> PodLimits | None:
     containers = [
         {"name": key.replace("_", "-"), "resources": {"limits": {"memory": value}} if value else {}}
         for key, value in memory.items()
     ]
-    status = {"phase": phase, "startTime": started}
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": since}
+    status = {"phase": phase, "conditions": [ready] if since else []}
     data = {"metadata": {"name": name}, "spec": {"containers": containers}, "status": status}
     return PodLimits.from_json(data, float)
 
@@ -67,7 +68,8 @@ def test_containers_are_compared_with_their_own_limit() -> None:
     assert load.unlimited == 1
 
 
-def test_only_running_pods_are_asked_for_metrics() -> None:
+def test_only_pods_that_are_ready_for_a_while_must_have_metrics() -> None:
     young = limits("new", "2027-01-15T07:59:00Z", api=1)
-    found = pods(limits("done", phase="Succeeded", api=1), limits("lost", api=1), young)
+    crashing = limits("crashing", "", api=1)
+    found = pods(limits("done", phase="Succeeded", api=1), limits("lost", api=1), young, crashing)
     assert memory_load(found, {}, now=NOW).missing == ("lost",)

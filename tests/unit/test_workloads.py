@@ -40,10 +40,17 @@ def deployment(
         ),
         pytest.param(
             deployment(availableReplicas=1),
+            Rollout.DEGRADED,
+            2,
+            "1 of 3 replicas available",
+            id="complete, then unavailable",
+        ),
+        pytest.param(
+            deployment(availableReplicas=1, progress="ReplicaSetUpdated"),
             Rollout.PROGRESSING,
             2,
             "1 of 3 replicas available; rollout under way: 1 of 3 new replicas are available",
-            id="not available",
+            id="new ones not available yet",
         ),
         pytest.param(
             deployment(updatedReplicas=1, progress="ProgressDeadlineExceeded"),

@@ -325,7 +325,9 @@ class Restarts:
     container: str
     workload: str
     count: int
-    """Restarts that must have been within the window; the API tells no more than this."""
+    """Restarts within the window, as far as the API tells."""
+    known: str
+    """How sure that is: "" (exact), "at least" or "about"."""
     total: int
     how: str
     seconds: float | None
@@ -334,15 +336,16 @@ class Restarts:
     def __str__(self) -> str:
         """Say it in one line, as the report shows it."""
         ago = f", last {duration(max(self.seconds, 0))} ago" if self.seconds is not None else ""
-        least = f", {self.count} of them surely within the window" if self.count != self.total else ""
-        return f"{self.pod}/{self.container} ({self.workload}): {self.total} restarts{least}{ago}: {self.how}"
+        part = f", {self.known} {self.count} of them within the window" if self.known else ""
+        return f"{self.pod}/{self.container} ({self.workload}): {self.total} restarts{part}{ago}: {self.how}"
 
 
 def restarts(pods: Iterable[Pod], deployments: Mapping[str, str], *, now: float, window: float) -> list[Restarts]:
     """List the containers that were started again within the window, most restarts first.
 
     The API keeps a count since the pod began and the end of the last run only. All restarts of a pod
-    younger than the window are within it; of an older one, the last is for certain.
+    younger than the window are within it. Of an older one the last is for certain; one that is held back
+    for crashing was restarted as often as the back-off allows, or as the count says.
     """
     found = [
         one
@@ -364,16 +367,26 @@ def _restarts(
     held_back = container.reason == "CrashLoopBackOff"
     if not young and not held_back and (ago is None or ago > window):
         return None
-    known = container.ended_reason or container.ended_code is not None
+    told = container.ended_reason or container.ended_code is not None
+    possible = min(container.restarts, _possible(window)) if held_back else 1
     return Restarts(
         pod=pod.name,
         container=container.name,
         workload=pod.workload(deployments),
-        count=container.restarts if young else 1,
+        count=container.restarts if young else possible,
+        known="" if young else "about" if held_back else "at least",
         total=container.restarts,
-        how=ended(container) if known else container.trouble or "no reason given",
+        how=ended(container) if told else container.trouble or "no reason given",
         seconds=ago,
     )
+
+
+def _possible(window: float) -> int:
+    """Return how often the kubelet can restart a container within the window: after 10 s, 20 s ... 5 min."""
+    count, passed, pause = 0, 0.0, 10.0
+    while (passed := passed + pause) <= window:
+        count, pause = count + 1, min(pause * 2, 300.0)
+    return max(count, 1)
 
 
 def bounded(lines: Sequence[object], most: int = 10, what: str = "more") -> list[str]:

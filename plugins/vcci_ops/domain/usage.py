@@ -17,7 +17,7 @@ Quantity = Callable[[Any], float]
 
 PRESSURES = ("MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
 SETTLED_AFTER = 300.0
-"""Seconds after its start in which a node or pod may be without metrics, for the first samples take time."""
+"""Seconds after which a node that is there, or a pod that is ready, must have metrics; first samples take time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ class PodLimits:
     """The memory limits of a pod that runs."""
 
     name: str
-    started: float
+    ready_since: float | None
+    """None when it is not ready: it need not have metrics then."""
     limits: Mapping[str, float]
     """Container → limit in bytes; containers without one are left out."""
     unlimited: tuple[str, ...]
@@ -86,13 +87,15 @@ class PodLimits:
         status = data.get("status") or {}
         if status.get("phase") != "Running" or data["metadata"].get("deletionTimestamp"):
             return None
+        conditions = {c["type"]: c for c in status.get("conditions") or ()}
+        ready = conditions.get("Ready") or {}
         limits = {
             c["name"]: ((c.get("resources") or {}).get("limits") or {}).get("memory")
             for c in data["spec"].get("containers") or ()
         }
         return cls(
             name=data["metadata"]["name"],
-            started=epoch(status.get("startTime")) or 0.0,
+            ready_since=epoch(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
             limits={name: quantity(limit) for name, limit in limits.items() if limit},
             unlimited=tuple(name for name, limit in limits.items() if not limit),
         )
@@ -158,7 +161,7 @@ def memory_load(pods: Iterable[PodLimits], used: Mapping[str, Mapping[str, float
         containers = used.get(pod.name)
         unlimited += len(pod.unlimited)
         if containers is None:
-            if now - pod.started > SETTLED_AFTER:
+            if pod.ready_since is not None and now - pod.ready_since > SETTLED_AFTER:
                 missing.append(pod.name)
             continue
         alone = len(pod.limits) + len(pod.unlimited) == 1

@@ -16,6 +16,8 @@ class Rollout(StrEnum):
 
     COMPLETE = "complete"
     """Every replica is of the newest template and available."""
+    DEGRADED = "degraded"
+    """The rollout was completed; since then replicas have become unavailable."""
     PROGRESSING = "progressing"
     """The controller is at it."""
     STUCK = "stuck"
@@ -78,13 +80,15 @@ class Deployment:
         if self.progress == "ProgressDeadlineExceeded":
             return Rollout.STUCK
         if self.updated < self.desired or self.replicas > self.updated or self.available < self.updated:
+            if self.progress == "NewReplicaSetAvailable" and self.replicas == self.updated == self.desired:
+                return Rollout.DEGRADED
             return Rollout.PAUSED if self.paused else Rollout.PROGRESSING
         return Rollout.COMPLETE
 
     def summary(self) -> str:
         """Say it in a sentence."""
         counts = f"{self.available} of {self.desired} replicas available"
-        if self.rollout is Rollout.COMPLETE:
+        if self.rollout in (Rollout.COMPLETE, Rollout.DEGRADED):
             return counts
         if self.rollout is Rollout.UNSEEN:
             return f"{counts}; the controller has not seen the newest specification yet, so this may be old"

@@ -36,7 +36,8 @@ class PodsCheckOperator(CheckOperator):
     the threshold of ``pods.ready``; one that keeps crashing (three times or more) counts at once.
 
     Measures ``pods.ready`` (pods that are not ready), ``pods.restarts`` (restarts within the window; the
-    API keeps the last one only, so for pods older than the window this is the least it can be) and
+    API keeps a count and the last one only, so for pods older than the window it is at least one, or an
+    estimate for those that crash-loop) and
     ``workloads.available`` (for each Deployment, replicas missing; also critical when none is available,
     when a rollout passed its progress deadline, and when an expected Deployment is missing or scaled to 0).
 
@@ -164,7 +165,8 @@ class PodsCheckOperator(CheckOperator):
         killed = sum("OOMKilled" in one.how for one in found)
         summary = f"no container was restarted {within}"
         if found:
-            least = "" if all(one.count == one.total for one in found) else "at least "
+            known = {one.known for one in found}
+            least = "about " if "about" in known else "at least " if "at least" in known else ""
             times = "restart" if count == 1 else "restarts"
             which = "1 container" if len(found) == 1 else f"{len(found)} containers"
             summary = f"{least}{count} {times} of {which} {within}"

@@ -28,6 +28,8 @@ SIGNATURES_KEY = "signatures"
 """XCom key of what was found: a list of ``{"signature": ..., "count": ...}``, most frequent first."""
 SHOWN = 12
 """Signatures that a result names."""
+EXAMPLES = 7
+"""New signatures that a result shows with an example."""
 THREADS = 4
 _READ_SHARE = 0.8
 """Share of the deadline that reading may take, so that what was counted is still reported."""
@@ -177,9 +179,11 @@ class LogsCheckOperator(CheckOperator):
         summary = f"no kind of error that was not there before ({len(known or ())} were)"
         if new:
             summary = f"{len(new)} new: {new[0]}"
-        details = [f"{kind}\n  e.g. {kind.sample}" for kind in new]
-        lines = (*bounded(details, SHOWN, "more kinds"), *bounded(reading.unread, 5))
-        result = judged(check, float(len(new)), summary, details=lines, query=self._query())
+        details = [line for kind in new[:EXAMPLES] for line in (str(kind), f"e.g. {kind.sample}")]
+        if len(new) > EXAMPLES:
+            details.append(f"and {len(new) - EXAMPLES} more kinds")
+        details += bounded(reading.unread, 5)
+        result = judged(check, float(len(new)), summary, details=tuple(details), query=self._query())
         return self._lowered(check, result, reading)
 
     def _lowered(self, check: Check, result: Result, reading: _Reading) -> Result:
@@ -223,14 +227,28 @@ class LogsCheckOperator(CheckOperator):
         return reading
 
     def _pods(self, crew: Crew, reader: KubernetesReader) -> list[Pod]:
-        """Find the Deployment's pods by their owners; labels alone may select others' pods too."""
-        deployment = reader.deployment(self.namespace, self.workload)
-        owners: Future[dict[str, str]] = crew.submit(lambda: reader.replica_sets(self.namespace, deployment.selector))
-        listed = crew.submit(lambda: list(reader.pods(self.namespace, deployment.selector)))
-        pods = [pod for pod in listed.result() if pod.workload(owners.result()) == self.workload]
-        if not pods:
+        """Find the Deployment's pods by their owners; labels alone may select others' pods too.
+
+        Most Deployments select ``app=<their name>``: asking for that at once saves a round trip. Where it is
+        not so, the lists are asked for again.
+        """
+        wanted = crew.submit(lambda: reader.deployment(self.namespace, self.workload))
+        guess = f"app={self.workload}"
+        lists = self._lists(crew, reader, guess)
+        selector = wanted.result().selector
+        pods, owners = lists if selector == guess else self._lists(crew, reader, selector)
+        found = [pod for pod in pods.result() if pod.workload(owners.result()) == self.workload]
+        if not found:
             raise NoData(f"Deployment {self.workload} in namespace {self.namespace} has no pods, so there is no log")
-        return pods
+        return found
+
+    def _lists(
+        self, crew: Crew, reader: KubernetesReader, selector: str
+    ) -> tuple[Future[list[Pod]], Future[dict[str, str]]]:
+        return (
+            crew.submit(lambda: list(reader.pods(self.namespace, selector))),
+            crew.submit(lambda: reader.replica_sets(self.namespace, selector)),
+        )
 
     def _read_pod(self, crew: Crew, reader: KubernetesReader, pod: Pod, until: float) -> _Log:
         log = _Log(Tally(self.max_signatures))
