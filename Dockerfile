@@ -12,11 +12,12 @@ COPY requirements-dev.txt ./
 RUN scripts/bootstrap \
     && rm -rf build /var/lib/apt/lists/* /root/.cache
 
-COPY pyproject.toml ./
+COPY pyproject.toml requirements.txt ./
 COPY dags dags
 COPY plugins plugins
 COPY include include
 COPY sandbox sandbox
+RUN .venv/bin/python -m compileall -q dags plugins sandbox
 
 # Not root: PostgreSQL refuses to run as root, and nothing here needs it.
 RUN useradd --uid 50000 --create-home vcci \
@@ -59,6 +60,7 @@ RUN --mount=type=bind,source=requirements.txt,target=/tmp/requirements.txt \
 COPY --chown=airflow:0 include /opt/airflow/include
 COPY --chown=airflow:0 plugins /opt/airflow/plugins
 COPY --chown=airflow:0 dags /opt/airflow/dags
+RUN python -m compileall -q /opt/airflow/dags /opt/airflow/plugins
 # Airflow adds plugins/ to the path by itself; `python -m vcci_ops.migrations` needs it said.
 ENV PYTHONPATH=/opt/airflow/plugins \
     VCCI_OPS_SETTINGS=production
