@@ -54,9 +54,10 @@ def up(sandbox: Sandbox, services: list[Service]) -> None:
 
 
 def down(sandbox: Sandbox, services: list[Service]) -> None:
-    """Stop everything that runs, last started first."""
+    """Stop everything that runs, and forget the faults: what starts next starts healthy."""
     with ThreadPoolExecutor(len(services)) as pool:
         list(pool.map(lambda s: s.stop(sandbox), reversed(services)))
+    (sandbox.folder / "faults.json").unlink(missing_ok=True)
 
 
 def status(sandbox: Sandbox, services: list[Service]) -> bool:
@@ -102,7 +103,11 @@ def break_(sandbox: Sandbox, services: list[Service], name: str, given: list[str
             raise SandboxError(f"{name} {key}={value}: expected {type(options[key]).__name__}") from error
     sandbox.state.set_fault(name, options)
     if fault.apply:
-        fault.apply(sandbox, options)
+        try:
+            fault.apply(sandbox, options)
+        except BaseException:
+            sandbox.state.set_fault(name, None)
+            raise
     console.print(f"[red]broken[/]: {fault.summary}")
     console.print(f"  shows as: {fault.shows_as}\n  heal it:  python -m sandbox heal {name}")
 
@@ -132,27 +137,31 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     services = all_services()
     try:
-        sandbox = Sandbox(scale=args.scale)
-        if args.command == "up":
-            up(sandbox, services)
-        elif args.command == "down":
-            down(sandbox, services)
-        elif args.command == "status":
-            return 0 if status(sandbox, services) else 1
-        elif args.command == "reset":
-            down(sandbox, services)
-            shutil.rmtree(sandbox.folder)
-            up(Sandbox(scale=args.scale), services)
-        elif args.command == "break" and args.fault:
-            break_(sandbox, services, args.fault, args.option)
-        elif args.command == "break":
-            for fault in sorted(_faults(services).values(), key=lambda f: f.name):
-                console.print(f"{fault.name:<24} {fault.summary}  → {fault.shows_as}")
-        elif args.command == "heal":
-            heal(sandbox, services, args.fault)
+        return _run(args, Sandbox(scale=args.scale), services)
     except SandboxError as error:
         console.print(f"[red]sandbox:[/] {error}")
         return 1
+
+
+def _run(args: argparse.Namespace, sandbox: Sandbox, services: list[Service]) -> int:
+    match args.command:
+        case "up":
+            up(sandbox, services)
+        case "down":
+            down(sandbox, services)
+        case "status":
+            return 0 if status(sandbox, services) else 1
+        case "reset":
+            down(sandbox, services)
+            shutil.rmtree(sandbox.folder)
+            up(Sandbox(scale=args.scale), services)
+        case "break" if args.fault:
+            break_(sandbox, services, args.fault, args.option)
+        case "break":
+            for fault in sorted(_faults(services).values(), key=lambda f: f.name):
+                console.print(f"{fault.name:<24} {fault.summary}  → {fault.shows_as}")
+        case "heal":
+            heal(sandbox, services, args.fault)
     return 0
 
 

@@ -59,7 +59,7 @@ FAULTS: list[Any] = [
     pytest.param(
         "db-idle-transaction",
         [],
-        {"database.transactions": "critical"},
+        {"database.transactions": "warning"},
         ["idle in transaction"],
         id="db-idle-transaction",
     ),
