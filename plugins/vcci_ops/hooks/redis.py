@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ class Question(NamedTuple):
     reply_key: str
     binding_key: str
     member: str
-    asked_at: float
 
 
 class TimedRedisHook(BaseHook):
@@ -175,7 +173,6 @@ class WorkerMailbox:
             reply_key=self._prefix + reply_queue,
             binding_key=f"{self._prefix}_kombu.binding.reply.{exchange}",
             member=self._separator.join((me, "", reply_queue)),
-            asked_at=time.monotonic(),
         )
         body = {
             "method": method,
@@ -194,22 +191,19 @@ class WorkerMailbox:
         """Return worker → its answer, as far as they came.
 
         :param receivers: what PUBLISH answered.
-        :param patience: seconds to wait for the workers.
+        :param patience: seconds to wait for the first; at most twice that for all. Below half of the
+            hook's ``timeout``.
         """
-        replies: list[bytes] = []
-        until = time.monotonic() + patience
-        try:
-            while len(replies) < receivers and (left := until - time.monotonic()) > 0:
-                popped, more = self._hook.ask(
-                    [("BRPOP", question.reply_key, f"{left:.3f}"), ("RPOP", question.reply_key, 1000)]
-                )
-                for answer in (popped, more):
-                    if isinstance(answer, exceptions.RedisError):
-                        raise refused(answer)
-                replies += [popped[1]] if popped else []
-                replies += more or []
-        finally:
-            self._hook.ask([("SREM", question.binding_key, question.member), ("DEL", question.reply_key)])
+        # All waits and the cleaning up in one round trip. The first wait is for the quickest worker; the
+        # others, which answer at about the same time, share as long again.
+        waits = [patience] + [max(patience / receivers, 0.01)] * (receivers - 1) if receivers else []
+        commands: list[Command] = [("BRPOP", question.reply_key, f"{seconds:.3f}") for seconds in waits]
+        commands += [("SREM", question.binding_key, question.member), ("DEL", question.reply_key)]
+        popped = self._hook.ask(commands)[: len(waits)]
+        for answer in popped:
+            if isinstance(answer, exceptions.RedisError):
+                raise refused(answer)
+        replies = [answer[1] for answer in popped if answer]
         merged: dict[str, Any] = {}
         for reply in replies:
             merged.update(_body(reply))

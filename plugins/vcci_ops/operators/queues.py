@@ -28,14 +28,14 @@ class QueueCheckOperator(CheckOperator):
 
     Everything is read in one round trip, with the question to the workers, ``celery inspect
     active_queues``. The Redis user needs read access to the broker's keys, and for the question SADD,
-    SREM, PUBLISH, BRPOP, RPOP and DEL on ``*.pidbox``.
+    SREM, PUBLISH, BRPOP and DEL on ``*.pidbox``.
 
     :param queues: names of the queues.
     :param key_prefix: Celery's global_keyprefix; default none.
     :param priority_steps: Celery's priority_steps; default 0, 3, 6, 9, as kombu's.
     :param separator: kombu's sep.
     :param exchanges: exchanges to find the queues' bindings in, beside those called like the queues.
-    :param patience: seconds to wait for the workers' answers; default 1.5.
+    :param patience: seconds to wait for the first worker's answer, at most 4; default 1.5.
     :param redis_conn_id: Airflow connection; its ``db`` is the broker's; default ``vcci_redis``.
     """
 
