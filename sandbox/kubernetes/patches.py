@@ -189,7 +189,7 @@ def _order_untouched(result: dict[str, Any], patch: dict[str, Any]) -> dict[str,
     for key, order in patch.items():
         field = key.partition("/")[2]
         if key.startswith("$setElementOrder/") and field not in patch and isinstance(result.get(field), list):
-            result[field] = _ordered(result[field], order, _merge_key(field, result[field] + order))
+            result[field] = _ordered(result[field], order, _merge_key(field, result[field] + order), result[field])
     return result
 
 
@@ -201,7 +201,7 @@ def _merge_key(field: str, items: list[Any]) -> str | None:
 
 def _list(field: str, target: list[Any], patch: list[Any], order: list[Any] | None) -> list[Any]:
     if field in _PRIMITIVE_MERGE:
-        return _ordered([*target, *(item for item in patch if item not in target)], order, None)
+        return _ordered([*target, *(item for item in patch if item not in target)], order or patch, None, target)
     key = _merge_key(field, target + patch)
     if key is None or any(not isinstance(item, dict) for item in patch):
         return patch
@@ -218,13 +218,25 @@ def _list(field: str, target: list[Any], patch: list[Any], order: list[Any] | No
             result.append(_strategic({}, item))
         else:
             result[at] = _strategic(result[at], item)
-    return _ordered(result, order, key)
+    return _ordered(result, order or patch, key, target)
 
 
-def _ordered(items: list[Any], order: list[Any] | None, key: str | None) -> list[Any]:
-    if not order:
-        return items
-    place = {(o.get(key) if isinstance(o, dict) else o): i for i, o in enumerate(order)}
-    named = [item for item in items if (item.get(key) if isinstance(item, dict) else item) in place]
-    named.sort(key=lambda item: place[item.get(key) if isinstance(item, dict) else item])
-    return named + [item for item in items if (item.get(key) if isinstance(item, dict) else item) not in place]
+def _ordered(items: list[Any], order: list[Any], key: str | None, server: list[Any]) -> list[Any]:
+    """Put a merged list in order: the patch's items as the patch has them, the others where they were.
+
+    Where an item of the patch is new to the server, it goes before the next of the others.
+    """
+
+    def name(item: Any) -> Any:
+        return item.get(key) if isinstance(item, dict) else item
+
+    wanted = {name(item): place for place, item in enumerate(order)}
+    stood = {name(item): place for place, item in enumerate(server)}
+    left = sorted((i for i in items if name(i) in wanted), key=lambda i: wanted[name(i)])
+    right = [item for item in items if name(item) not in wanted]
+    result = []
+    while left and right:
+        first, second = stood.get(name(left[0])), stood.get(name(right[0]))
+        behind = first is not None and second is not None and first > second
+        result.append((right if behind else left).pop(0))
+    return result + left + right
