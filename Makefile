@@ -36,8 +36,8 @@ docs: setup  ## Generate docs/dags.md from the DAGs
 check: lint types layers  ## All static checks, and that generated files are current
 	@$(PY) scripts/dag_reference.py --check
 
-env: setup  ## Write .env with fresh keys for docker compose, once
-	@$(PY) scripts/make_env.py
+env:  ## Write .env with fresh keys for docker compose, once; needs no set-up
+	@python3 scripts/make_env.py
 
 bench: setup  ## All benchmarks; a few minutes
 	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done

@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from sandbox.service import Sandbox, Service, wait_until
+from sandbox.service import Sandbox, SandboxError, Service, wait_until
 from sandbox.services.postgres import airflow_dsn
 from sandbox.state import ROOT
 
@@ -50,7 +50,7 @@ class Airflow(Service):
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-            "AIRFLOW__CORE__PARALLELISM": "16",
+            "AIRFLOW__CORE__PARALLELISM": "8",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,viewer:viewer",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
@@ -85,7 +85,13 @@ class Airflow(Service):
             sandbox.spawn(f"airflow-{component}", [_airflow(), component], env=env)
 
     def ready(self, sandbox: Sandbox) -> bool:
-        """Whether the API server answers and scheduler and dag-processor are alive."""
+        """Whether the API server answers and scheduler and dag-processor are alive.
+
+        :raises SandboxError: when one of the processes has ended; names its log.
+        """
+        for component in COMPONENTS:
+            if not sandbox.pid(f"airflow-{component}"):
+                raise SandboxError(f"airflow {component} has ended: read {sandbox.log(f'airflow-{component}')}")
         try:
             health = requests.get(f"{self.url(sandbox)}/api/v2/monitor/health", timeout=2).json()
         except (requests.RequestException, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -39,7 +40,7 @@ _LEVEL = {
 def section_chosen(context: Context, task_id: str) -> bool:
     """Whether the run's parameter ``sections``, if it has one, names the task group of this task."""
     sections = (context.get("params") or {}).get("sections")
-    return not sections or "." not in task_id or task_id.split(".")[0] in sections
+    return not sections or "." not in task_id or task_id.partition(".")[0] in sections
 
 
 class CheckOperator(BaseOperator):
@@ -65,6 +66,8 @@ class CheckOperator(BaseOperator):
     measures: tuple[str, ...] = ()
     system: str = "The system"
     """What the operator talks to, as the beginning of a sentence."""
+    preloads: tuple[str, ...] = ()
+    """Client libraries to import before the deadline starts: a busy worker is no system that is down."""
     ui_color = "#e6f2ec"
     operator_extra_links = (ReportLink(),)
 
@@ -127,6 +130,8 @@ class CheckOperator(BaseOperator):
         for check in self.chosen():
             if check.id not in self.measures:
                 raise InvalidInput(f"{self.task_id}.checks", check.id, f"one of {', '.join(self.measures)}")
+        for module in self.preloads:
+            importlib.import_module(module)
         results = list(self._results(context))
         context["ti"].xcom_push(key=RESULTS_KEY, value=[r.to_dict() for r in results])
         bad = [r for r in results if r.status.fails_run]

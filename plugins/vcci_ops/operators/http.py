@@ -31,6 +31,7 @@ class ReadinessCheckOperator(CheckOperator):
 
     measures = ("api.ready", "api.latency")
     system = "The API"
+    preloads = ("airflow.providers.http.hooks.http",)
     template_fields = ("path",)
 
     def __init__(

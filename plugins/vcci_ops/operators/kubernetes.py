@@ -52,6 +52,7 @@ class PodsCheckOperator(CheckOperator):
 
     measures = ("pods.ready", "pods.restarts", "workloads.available")
     system = "Kubernetes"
+    preloads = ("airflow.providers.cncf.kubernetes.hooks.kubernetes", "kubernetes.utils.quantity")
     template_fields: Sequence[str] = ("namespace", "workloads", "kubernetes_conn_id")
 
     def __init__(
@@ -192,6 +193,7 @@ class UsageCheckOperator(CheckOperator):
 
     measures = ("nodes.ready", "nodes.usage", "pods.usage")
     system = "Kubernetes"
+    preloads = ("airflow.providers.cncf.kubernetes.hooks.kubernetes", "kubernetes.utils.quantity")
     template_fields: Sequence[str] = ("namespace", "kubernetes_conn_id")
 
     def __init__(

@@ -34,6 +34,7 @@ class PromQLCheckOperator(CheckOperator):
     """
 
     system = "Prometheus"
+    preloads = ("airflow.providers.http.hooks.http",)
     template_fields = ("query",)
 
     def __init__(
@@ -84,6 +85,7 @@ class TrafficCheckOperator(CheckOperator):
 
     measures = ("api.requests", "api.error_rate")
     system = "Prometheus"
+    preloads = ("airflow.providers.http.hooks.http",)
     template_fields = ("requests", "errors", "up", "window")
 
     def __init__(
