@@ -49,15 +49,13 @@ def backups(every: dt.timedelta, count: int) -> Iterator[tuple[str, bytes]]:
         yield f"{key}.manifest.json", json.dumps(manifest).encode() if number < 20 else b"{}"
 
 
-def layouts(objects: int) -> dict[str, list[tuple[str, bytes]]]:
-    """Return name → objects."""
+def layouts(objects: int) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """Yield name and objects; one at a time, for each takes a lot of memory in moto."""
+    yield "hourly for years", list(backups(dt.timedelta(hours=1), objects // 2))
     daily = list(backups(dt.timedelta(days=1), 4000))
     clutter = [(f"daily/{'wal' if n % 2 else 'tmp'}-{n:07}", b"") for n in range(objects - len(daily))]
-    return {
-        "hourly for years": list(backups(dt.timedelta(hours=1), objects // 2)),
-        "daily, rest is clutter": daily + clutter,
-        "every 10 minutes": list(backups(dt.timedelta(minutes=10), objects // 2)),
-    }
+    yield "daily, the rest is clutter", daily + clutter
+    yield "every 10 minutes", list(backups(dt.timedelta(minutes=10), objects // 2))
 
 
 def fill(objects: list[tuple[str, bytes]]) -> None:
@@ -112,7 +110,7 @@ def main() -> int:
     os.environ["AIRFLOW_CONN_VCCI_S3"] = json.dumps(given)
     keys = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "example"}
     failed = False
-    for name, layout in layouts(objects).items():
+    for name, layout in layouts(objects):
         fill(layout)
         sent, seconds = checked()
         statuses = {r["status"] for r in sent.results}

@@ -41,6 +41,7 @@ class BackupCheckOperator(CheckOperator):
 
     measures = ("backups.age", "backups.size", "backups.integrity")
     system = "S3"
+    preloads = ("vcci_ops.hooks.s3",)
     template_fields: Sequence[str] = ("aws_conn_id", "bucket", "prefix")
 
     def __init__(

@@ -30,6 +30,7 @@ STATEMENTS_KEY = "statements"
 
 class _PostgresCheckOperator(CheckOperator):
     system = "PostgreSQL"
+    preloads = ("vcci_ops.hooks.postgres",)
 
     def __init__(self, *, postgres_conn_id: str = "vcci_postgres", database: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

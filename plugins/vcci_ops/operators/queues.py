@@ -41,6 +41,7 @@ class QueueCheckOperator(CheckOperator):
 
     measures = ("queues.depth", "queues.oldest", "queues.consumers")
     system = "Redis"
+    preloads = ("vcci_ops.hooks.redis",)
     template_fields: Sequence[str] = ("redis_conn_id", "queues", "key_prefix")
 
     def __init__(
