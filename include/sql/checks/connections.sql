@@ -1,4 +1,5 @@
 -- database.connections: who uses how many of the connections that the application may have.
+-- Sessions of these checks are left out: several may run side by side, and none for long.
 -- superuser_reserved_connections, and from PostgreSQL 16 reserved_connections, are not for it.
 -- https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW
 WITH client AS (
@@ -6,6 +7,7 @@ WITH client AS (
            coalesce(nullif(application_name, ''), '(no application_name)') AS application, count(*) AS sessions
     FROM pg_stat_activity
     WHERE backend_type = 'client backend'
+      AND NOT (usename = current_user AND application_name = current_setting('application_name'))
     GROUP BY 1, 2, 3
 )
 SELECT current_setting('max_connections')::int AS max_connections,

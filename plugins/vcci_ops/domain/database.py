@@ -58,15 +58,18 @@ def shortened(text: str, length: int) -> str:
 
 
 def connections(check: Check, row: Sequence[Any], query: str = "") -> Result:
-    """Judge how many of the usable connections are taken, in percent."""
+    """Judge how many of the usable connections are taken, in percent.
+
+    :raises Forbidden: when other users' sessions are hidden, for then few seen means nothing.
+    """
     maximum, reserved, used, states, holders, sees_all = row
+    if not sees_all:
+        raise Forbidden(SYSTEM, "see other users' sessions (GRANT pg_monitor)")
     usable = maximum - reserved
     if usable <= 0:
         raise UnexpectedAnswer(SYSTEM, f"max_connections {maximum} with {reserved} reserved")
     details = [f"{n} {state}" for state, n in sorted((states or {}).items(), key=lambda pair: -pair[1])]
     details += [f"{n} by {application} as {user}" for application, user, n in holders or ()]
-    if not sees_all:
-        details.append("states of other users' sessions are hidden: grant pg_monitor")
     summary = f"{used} of {usable} usable connections taken (max_connections {maximum}, {reserved} reserved)"
     return judged(check, 100.0 * used / usable, summary, details=tuple(details), query=query)
 
