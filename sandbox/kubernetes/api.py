@@ -140,6 +140,10 @@ class Api:
         """Answer any request of the Kubernetes API."""
         steps = [step for step in request.path.split("/") if step]
         if request.method == "GET":
+            if "g=apidiscovery.k8s.io;v=v2;" in request.headers.get("Accept", "") and (
+                whole := discovery.aggregated(steps)
+            ):
+                return web.Response(body=encode(whole), headers={"Content-Type": discovery.AGGREGATED})
             found = discovery.document(steps)
             if found is not None:
                 return answer(found)

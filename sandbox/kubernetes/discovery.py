@@ -118,6 +118,50 @@ def _version() -> Object:
     }
 
 
+AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+
+def _discovered(resource: Resource) -> Object:
+    entry, *subs = _entries(resource)
+    kind = {"group": resource.group, "version": resource.version}
+    found: Object = {
+        "resource": resource.plural,
+        "responseKind": {**kind, "kind": resource.kind},
+        "scope": "Namespaced" if resource.namespaced else "Cluster",
+        "singularResource": entry["singularName"],
+        **{key: entry[key] for key in ("verbs", "shortNames", "categories") if key in entry},
+    }
+    if subs:
+        found["subresources"] = [
+            {
+                "subresource": sub["name"].partition("/")[2],
+                "responseKind": {**kind, "kind": sub["kind"]} | {k: sub[k] for k in ("group", "version") if k in sub},
+                "verbs": sub["verbs"],
+            }
+            for sub in subs
+        ]
+    return found
+
+
+def aggregated(steps: list[str]) -> Object | None:
+    """Return all of discovery at ``/api`` or ``/apis`` in one document, as newer clients ask for it."""
+    if steps not in (["api"], ["apis"]):
+        return None
+    items = []
+    for group, versions in _groups().items():
+        if bool(group) == (steps == ["apis"]):
+            listed = [
+                {
+                    "version": version,
+                    "freshness": "Current",
+                    "resources": [_discovered(r) for r in RESOURCES if (r.group, r.version) == (group, version)],
+                }
+                for version in versions
+            ]
+            items.append({"metadata": {"name": group, "creationTimestamp": None}, "versions": listed})
+    return {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items}
+
+
 def document(steps: list[str]) -> Any:
     """Return the discovery document of a path; None when the path is not discovery.
 

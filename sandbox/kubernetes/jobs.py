@@ -50,8 +50,11 @@ class Jobs:
             active = self._grow(job, active, failed, succeeded)
         else:
             active = self._stop(active)
-        counts = {"active": len(active), "succeeded": succeeded, "failed": len(failed)}
-        counts["ready"] = sum(is_ready(pod) for pod in active)
+        self._count(job, status, active, failed=len(failed), succeeded=succeeded)
+
+    def _count(self, job: Object, status: Object, active: list[Object], *, failed: int, succeeded: int) -> None:
+        ready = sum(is_ready(pod) for pod in active)
+        counts = {"active": len(active), "succeeded": succeeded, "failed": failed, "ready": ready}
         for key, count in counts.items():
             status.pop(key, None)
             if count or key == "ready":

@@ -49,10 +49,22 @@ class Process:
         argv = [_expand(str(part), env) for part in (container.get("command") or []) + (container.get("args") or [])]
         if not argv:
             return await _pretend(container, file)
+        process = await self._start(argv, container, env)
+        limit = pod["spec"].get("activeDeadlineSeconds")
+        try:
+            await asyncio.wait_for(_record(process, file), limit)
+        except TimeoutError:
+            return 137, "DeadlineExceeded"
+        finally:
+            await _end(process)
+        code = process.returncode or 0
+        return (128 - code, "") if code < 0 else (code, "")
+
+    async def _start(self, argv: list[str], container: Object, env: dict[str, str]) -> asyncio.subprocess.Process:
         folder = container.get("workingDir")
         cwd = folder if folder and Path(folder).is_dir() else self._folder
         try:
-            process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *argv,
                 cwd=cwd,
                 env=env,
@@ -64,15 +76,6 @@ class Process:
             )
         except OSError as error:
             raise NoSuchProgram(f'exec: "{argv[0]}": {error.strerror}') from error
-        limit = pod["spec"].get("activeDeadlineSeconds")
-        try:
-            await asyncio.wait_for(_record(process, file), limit)
-        except TimeoutError:
-            return 137, "DeadlineExceeded"
-        finally:
-            await _end(process)
-        code = process.returncode or 0
-        return (128 - code, "") if code < 0 else (code, "")
 
     def environment_of(self, pod: Object, container: Object) -> dict[str, str]:
         """Return a container's environment: envFrom, then env, with references resolved."""

@@ -60,10 +60,11 @@ class Seed:
         store: Store = self._store
         if any(store.entries(NAMESPACES)):
             return
-        for name in ("default", "kube-system", "cert-manager", NAMESPACE):
+        for name in ("default", "kube-system", "kube-node-lease", "cert-manager", NAMESPACE):
             self._keep(NAMESPACES, {"metadata": {"name": name}}, 120 * _DAY)
         for number in range(3):
-            self._keep(NODES, _node(f"node-{number + 1}", number), 120 * _DAY)
+            node = self._keep(NODES, _node(f"node-{number + 1}", number), 120 * _DAY)
+            self._keep(resource("leases", "coordination.k8s.io"), _heartbeat(node), 120 * _DAY)
         self._configuration()
         for name in _WORKLOADS:
             self._workload(name, NAMESPACE)
@@ -293,6 +294,30 @@ def _template(name: str, image: str) -> Object:
     return {"metadata": {"labels": labels}, "spec": spec}
 
 
+def _heartbeat(node: Object) -> Object:
+    name = node["metadata"]["name"]
+    spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now().replace("Z", ".000000Z")}
+    return {"metadata": {"name": name, "namespace": "kube-node-lease"}, "spec": spec}
+
+
+_NODE_INFO = {
+    "kubeletVersion": "v1.33.4",
+    "kubeProxyVersion": "v1.33.4",
+    "osImage": "Debian GNU/Linux 12 (bookworm)",
+    "kernelVersion": "6.1.0-38-amd64",
+    "containerRuntimeVersion": "containerd://1.7.27",
+    "architecture": "amd64",
+    "operatingSystem": "linux",
+    **dict.fromkeys(("machineID", "systemUUID", "bootID"), ""),
+}
+_NODE_HEALTH = {
+    "MemoryPressure": ("False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    "DiskPressure": ("False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    "PIDPressure": ("False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+    "Ready": ("True", "KubeletReady", "kubelet is posting ready status"),
+}
+
+
 def _node(name: str, number: int) -> Object:
     labels = {
         "kubernetes.io/hostname": name,
@@ -300,38 +325,17 @@ def _node(name: str, number: int) -> Object:
         "topology.kubernetes.io/zone": f"eu-central-1{'abc'[number]}",
         "node.kubernetes.io/instance-type": "m6i.xlarge",
     }
-    healthy = {
-        "MemoryPressure": ("False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        "DiskPressure": ("False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        "PIDPressure": ("False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        "Ready": ("True", "KubeletReady", "kubelet is posting ready status"),
-    }
     since = {"lastHeartbeatTime": now(), "lastTransitionTime": now(-120 * _DAY)}
-    info = {
-        "kubeletVersion": "v1.33.4",
-        "kubeProxyVersion": "v1.33.4",
-        "osImage": "Debian GNU/Linux 12 (bookworm)",
-        "kernelVersion": "6.1.0-38-amd64",
-        "containerRuntimeVersion": "containerd://1.7.27",
-        "architecture": "amd64",
-        "operatingSystem": "linux",
-        **dict.fromkeys(("machineID", "systemUUID", "bootID"), ""),
-    }
+    addresses = {"InternalIP": f"10.0.{number}.10", "Hostname": name}
     status = {
         "capacity": {"cpu": "4", "memory": "16Gi", "pods": "110"},
         "allocatable": {"cpu": "3920m", "memory": "15Gi", "pods": "110"},
-        "addresses": [
-            {"type": "InternalIP", "address": f"10.0.{number}.10"},
-            {"type": "Hostname", "address": name},
-        ],
-        "nodeInfo": info,
+        "addresses": [{"type": kind, "address": address} for kind, address in addresses.items()],
+        "nodeInfo": _NODE_INFO,
         "conditions": [
             {"type": kind, "status": value, **since, "reason": reason, "message": message}
-            for kind, (value, reason, message) in healthy.items()
+            for kind, (value, reason, message) in _NODE_HEALTH.items()
         ],
     }
-    return {
-        "metadata": {"name": name, "labels": labels},
-        "spec": {"podCIDR": f"10.244.{number}.0/24"},
-        "status": status,
-    }
+    spec = {"podCIDR": f"10.244.{number}.0/24"}
+    return {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": status}
