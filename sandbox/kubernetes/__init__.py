@@ -4,10 +4,11 @@ It is a stage, not the play: one process, objects in memory, made anew and alike
 it does, it does as the real API does it, and the kubectl agreement (scripts/kubectl_agreement.py)
 compares the two.
 
-``store``, ``selecting``, ``patches``, ``defaults`` are the API server's insides; ``api``, ``watching``,
-``discovery``, ``tables`` and ``logs`` its face; ``deployments``, ``jobs``, ``kubelet``,
-``autoscaling``, ``certificates`` and ``metrics`` play the controllers; ``seed`` is the platform that
-is there at the start, ``faults`` how it goes wrong.
+``resources``, ``store``, ``verbs``, ``selecting``, ``patches`` and ``defaults`` are the API server's
+insides; ``api``, ``watching``, ``discovery``, ``tables``, ``views``, ``protobuf`` and ``logs`` (with
+``lines``) its face. On ``controllers`` stand ``deployments``, ``jobs``, ``autoscaling`` and
+``certificates``; ``kubelet`` with ``processes`` plays the nodes, ``metrics`` what they use. ``seed`` is
+the platform that is there at the start, ``faults`` how it goes wrong, ``stage`` all of it as one process.
 
 Why not kmock 0.8, whose KubernetesEmulator keeps objects too: it has no resourceVersions and so no
 conflicts, paging or resumable watches, no selectors, no strategic merge or JSON patches, no tables

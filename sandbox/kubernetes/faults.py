@@ -18,6 +18,7 @@ from sandbox.state import ActiveFaults
 SINCE = 600.0
 """Pods have been ill for this long, in seconds, when a fault is switched on."""
 MISSING_IMAGE = "vcci/backend-api:v2.0.1-bad"
+_CHANGE_CAUSE = "kubernetes.io/change-cause"
 _RESTARTS = 7
 _CRASH_EVERY = 60.0
 _ROLLOUT_SINCE = 900.0
@@ -39,7 +40,7 @@ class Faults:
             "pods-image-missing": (self._lose_image, self._find_image),
         }
         self._done: set[str] = set()
-        self._image = self._began = ""
+        self._image = self._began = self._cause = ""
 
     def settle(self) -> None:
         """Begin the faults that have become active, end those that no longer are."""
@@ -123,7 +124,8 @@ class Faults:
             return
         self._image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
         self._began = now(-_ROLLOUT_SINCE)
-        self._set_image(deployment, MISSING_IMAGE)
+        self._cause = (deployment["metadata"].get("annotations") or {}).get(_CHANGE_CAUSE, "")
+        self._set_image(deployment, MISSING_IMAGE, "release v2.0.1: fix of the month picker")
         loop = asyncio.get_running_loop()
         # The controllers make the ReplicaSet and its pod, the kubelet fails to pull; then it is aged.
         for after in (0.15, 0.4, 0.8):
@@ -132,12 +134,13 @@ class Faults:
     def _find_image(self) -> None:
         deployment = self._store.find(DEPLOYMENTS, NAMESPACE, "backend-api")
         if deployment is not None and _image(deployment) == MISSING_IMAGE and self._image:
-            self._set_image(deployment, self._image)
+            self._set_image(deployment, self._image, self._cause)
 
-    def _set_image(self, deployment: Object, image: str) -> None:
+    def _set_image(self, deployment: Object, image: str, cause: str) -> None:
         def edit(obj: Object) -> None:
             obj["spec"]["template"]["spec"]["containers"][0]["image"] = image
             obj["metadata"]["generation"] += 1
+            obj["metadata"].setdefault("annotations", {})[_CHANGE_CAUSE] = cause
 
         self._store.change(DEPLOYMENTS, deployment, edit)
 
