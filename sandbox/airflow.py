@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Airflow(Service):
 
     def __init__(self, connections: dict[str, dict[str, Any]]) -> None:
         self._connections = connections
+        self._warmed = False
 
     def url(self, sandbox: Sandbox) -> str:
         """Return the address of the UI and the REST API."""
@@ -43,6 +45,7 @@ class Airflow(Service):
         url = self.url(sandbox)
         env = {
             "AIRFLOW_HOME": str(home),
+            "PYTHONDONTWRITEBYTECODE": "",  # empty is off: every task would compile the library again
             "VCCI_OPS_SETTINGS": os.environ.get("VCCI_OPS_SETTINGS", "sandbox"),
             "VCCI_OPS_AIRFLOW_URL": url,
             "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), str(ROOT)]),
@@ -92,16 +95,22 @@ class Airflow(Service):
         for component in COMPONENTS:
             if not sandbox.pid(f"airflow-{component}"):
                 raise SandboxError(f"airflow {component} has ended: read {sandbox.log(f'airflow-{component}')}")
+        url = self.url(sandbox)
         try:
-            health = requests.get(f"{self.url(sandbox)}/api/v2/monitor/health", timeout=2).json()
+            health = requests.get(f"{url}/api/v2/monitor/health", timeout=2).json()
+            if not self._warmed:
+                # The tasks' API builds its routes at its first request, which takes seconds: best now,
+                # while the other processes still start.
+                self._warmed = True
+                requests.get(f"{url}/execution/health", timeout=30)
         except (requests.RequestException, ValueError):
             return False
         return all(health[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
 
     def stop(self, sandbox: Sandbox) -> None:
         """Stop the processes; tasks that run are ended by the scheduler."""
-        for component in reversed(COMPONENTS):
-            sandbox.end(f"airflow-{component}", patience=20)
+        with ThreadPoolExecutor(len(COMPONENTS)) as pool:
+            list(pool.map(lambda component: sandbox.end(f"airflow-{component}", patience=20), COMPONENTS))
 
     def _migrate(self, sandbox: Sandbox, env: dict[str, str]) -> None:
         migrations = sorted((ROOT / "plugins" / "vcci_ops" / "migrations" / "versions").glob("*.py"))

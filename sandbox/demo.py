@@ -50,8 +50,9 @@ class Demo:
         return Client(self.airflow.url(self.sandbox), user, self.sandbox.secret(f"airflow-{user}"))
 
     def stop(self) -> None:
-        """Stop everything that was started."""
-        down(self.sandbox, [*self.services, self.airflow])
+        """Stop everything that was started; Airflow first, while it still has its database."""
+        self.airflow.stop(self.sandbox)
+        down(self.sandbox, self.services)
 
     def _reserve_ports(self) -> None:
         """Choose every port before anything starts, for Airflow's connections name them."""

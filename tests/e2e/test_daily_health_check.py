@@ -55,7 +55,7 @@ FAULTS: list[Any] = [
         ["Redis did not answer"],
         id="redis-down",
     ),
-    pytest.param("db-connections", [], {"database.connections": "warning"}, ["connections"], id="db-connections"),
+    pytest.param("db-connections", [], {"database.connections": "critical"}, ["connections"], id="db-connections"),
     pytest.param(
         "db-idle-transaction",
         [],
