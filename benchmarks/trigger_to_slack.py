@@ -41,7 +41,8 @@ kubectl logs -n vcci-production deployment/backend-api --since=1h | grep -c ERRO
 command -v aws >/dev/null && aws s3 ls s3://vcci-backups/daily/ | tail -1
 psql -X -c "SELECT query, calls, mean_exec_time FROM pg_stat_statements ORDER BY mean_exec_time DESC LIMIT 10"
 psql -X -c "SELECT action, count(*) FROM audit_log WHERE created_at > NOW() - INTERVAL '24 hours' GROUP BY action"
-echo | openssl s_client -servername api.vcci.greenlang.io -connect "${API#https://}" 2>/dev/null | openssl x509 -noout -dates
+echo | openssl s_client -servername api.vcci.greenlang.io -connect "${API#https://}" 2>/dev/null |
+  openssl x509 -noout -dates
 true
 """
 

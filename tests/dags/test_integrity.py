@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,9 @@ def dagbag() -> DagBag:
 
 
 @pytest.fixture(params=sorted(path.stem for path in DAGS.glob("*.py")))
-def dag(request: pytest.FixtureRequest, dagbag: DagBag) -> Iterator[DAG]:
+def dag(request: pytest.FixtureRequest, dagbag: DagBag) -> DAG:
     """Return each DAG; a file holds the DAG that it is named after."""
-    yield dagbag.dags[request.param]
+    return dagbag.dags[request.param]
 
 
 def test_every_file_parses(dagbag: DagBag) -> None:

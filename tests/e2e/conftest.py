@@ -34,7 +34,9 @@ class Outcome:
     def words(self, check: str) -> str:
         """Return everything said about a check."""
         found = (self.document or {}).get("results", [])
-        return "\n".join("\n".join([r["subject"], r["summary"], r["action"], *r["details"]]) for r in found if r["check"] == check)
+        return "\n".join(
+            "\n".join([r["subject"], r["summary"], r["action"], *r["details"]]) for r in found if r["check"] == check
+        )
 
 
 class Platform:

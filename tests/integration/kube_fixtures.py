@@ -86,9 +86,7 @@ def run(operator: CheckOperator) -> Outcome:
     ti = Ti()
     begun = time.monotonic()
     operator.execute({"ti": ti})  # type: ignore[typeddict-item]
-    return Outcome(
-        [Result.from_dict(data) for data in ti.pushed[RESULTS_KEY]], ti.pushed, time.monotonic() - begun
-    )
+    return Outcome([Result.from_dict(data) for data in ti.pushed[RESULTS_KEY]], ti.pushed, time.monotonic() - begun)
 
 
 def until(what: str, probe: Callable[[], Any], seconds: float = 30.0) -> Any:

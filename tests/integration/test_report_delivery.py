@@ -86,7 +86,7 @@ class Run:
     def __init__(self, task_class: Any, run_id: str = "manual__2026-11-23T09:00:00+00:00") -> None:
         self.task = task_class
         self.pulled: dict[tuple[str, str], Any] = {}
-        with DAG("daily_health_check") as self.dag:
+        with DAG("daily_health_check", schedule=None) as self.dag:
             ready = ReadinessCheckOperator(task_id="system_health.readiness")
             tls = TlsCheckOperator(task_id="certificates.wire", hosts=SETTINGS.tls)
             self.report = HealthReportOperator(task_id="report", title="Daily health check")
@@ -204,7 +204,7 @@ def test_slack_down_is_in_words(places: Places, recording_task: Any, monkeypatch
     run.execute(run.report)
     extra = {"base_url": "http://127.0.0.1:1/api/"}
     monkeypatch.setenv("AIRFLOW_CONN_VCCI_SLACK", json.dumps({**places.connections["vcci_slack"], "extra": extra}))
-    with pytest.raises(AirflowException, match="Slack: chat.postMessage: no answer"):
+    with pytest.raises(AirflowException, match=r"Slack: chat\.postMessage: no answer"):
         run.execute(run.slack)
 
 
@@ -213,7 +213,7 @@ def test_a_channel_that_cannot_be_is_refused_by_name(places: Places, recording_t
     run = Run(recording_task, "bad-channel")
     run.execute(run.report)
     run.slack.channel = channel
-    with pytest.raises(AirflowFailException, match="slack_channel: .* is not accepted; expected #name"):
+    with pytest.raises(AirflowFailException, match=r"slack_channel: .* is not accepted; expected #name"):
         run.execute(run.slack)
 
 

@@ -86,7 +86,7 @@ def test_a_missing_file_names_what_there_is() -> None:
 
 def test_broken_yaml_says_where(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("a: [1,\nb: 2")
-    with pytest.raises(InvalidInput, match="x.yaml: line 3"):
+    with pytest.raises(InvalidInput, match=r"x\.yaml: line 3"):
         load_settings(tmp_path / "x.yaml")
 
 
