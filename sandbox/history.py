@@ -13,7 +13,7 @@ import psycopg
 from sandbox.service import Sandbox
 
 DAYS = 14
-RUN_PREFIX = "synthetic__"
+RUN_PREFIX = "scheduled__synthetic__"
 
 
 def _connect(sandbox: Sandbox) -> psycopg.Connection[Any]:

@@ -86,6 +86,7 @@ class Run:
     def __init__(self, task_class: Any, run_id: str = "manual__2026-11-23T09:00:00+00:00") -> None:
         self.task = task_class
         self.pulled: dict[tuple[str, str], Any] = {}
+        self.params: dict[str, Any] = {}
         with DAG("daily_health_check", schedule=None) as self.dag:
             ready = ReadinessCheckOperator(task_id="system_health.readiness")
             tls = TlsCheckOperator(task_id="certificates.wire", hosts=SETTINGS.tls)
@@ -101,7 +102,7 @@ class Run:
     def execute(self, operator: Any, try_number: int = 1) -> Any:
         ti = self.task(self.pulled, try_number)
         try:
-            value = operator.execute({"ti": ti, "dag": self.dag, "dag_run": self.run, "params": {}})
+            value = operator.execute({"ti": ti, "dag": self.dag, "dag_run": self.run, "params": self.params})
             self.pulled[operator.task_id, "return_value"] = value
             return value
         finally:
@@ -129,11 +130,32 @@ def test_repeating_a_run_replaces_its_rows_and_is_not_its_own_past(places: Place
     document = History().report("daily_health_check", "twice")
     assert document is not None
     assert document["compared_with"] != document["started_at"]
-    past = History().previous("daily_health_check", "sandbox", dt.datetime.now(dt.UTC), besides="twice")
-    series = History().series("daily_health_check", "sandbox", dt.datetime.now(dt.UTC))
-    mine = [p for p in series["api.latency", ""] if p.at == run.run.start_date]
+    mine = [r for r in _runs() if r == "twice"]
     assert len(mine) == 1
-    assert past is None or past[0] != run.run.start_date
+
+
+def _runs() -> list[str]:
+    with History()._connect() as connection:
+        return [run_id for (run_id,) in connection.execute("SELECT run_id FROM run ORDER BY started_at")]
+
+
+def test_a_run_is_compared_with_its_like(places: Places, recording_task: Any) -> None:
+    def compared(run_id: str, sections: list[str] | None = None) -> Any:
+        run = Run(recording_task, run_id)
+        run.params = {"sections": sections} if sections else {}
+        run.execute(run.report)
+        document = History().report("daily_health_check", run_id)
+        return document and document["started_at"], document and document["compared_with"]
+
+    yesterday, _ = compared("scheduled__1")
+    by_hand, before_hand = compared("manual__1")
+    assert before_hand == yesterday
+    part, _ = compared("manual__part", ["certificates"])
+    _, scheduled_before = compared("scheduled__2")
+    assert scheduled_before == yesterday
+    _, part_before = compared("manual__part2", ["certificates"])
+    assert part_before == part
+    assert by_hand != part
 
 
 def test_s3_refusing_leaves_the_report_in_the_history_and_fails_the_task(

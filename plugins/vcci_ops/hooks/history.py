@@ -97,31 +97,42 @@ class History:
                 [(run, kind, json.dumps(payload)) for kind, payload in snapshots.items()],
             )
 
-    def previous(
-        self, dag_id: str, environment: str, before: dt.datetime, *, besides: str = ""
-    ) -> tuple[dt.datetime, list[Result]] | None:
-        """Return start and results of the last run before this time, or None when there was none.
+    def previous(self, run: Report) -> tuple[dt.datetime, list[Result]] | None:
+        """Return start and results of the run to compare with, or None when there is none.
 
-        :param besides: run_id to pass over: a run that is repeated is not its own past.
+        Like with like: the last run before it that looked at the same sections, and for a scheduled run
+        the last scheduled one, so that a run by hand at 08:55 does not hide what changed since yesterday.
+        A run that is repeated is not its own past.
         """
+        from psycopg.types.json import Jsonb
+
         with self._connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
                 SELECT run.started_at, result.result FROM result JOIN run ON run.id = result.run
-                WHERE run.id = (SELECT id FROM run WHERE dag_id = %s AND environment = %s AND started_at < %s
-                                  AND run_id <> %s ORDER BY started_at DESC LIMIT 1)
+                WHERE run.id = (
+                    SELECT id FROM run
+                    WHERE dag_id = %(dag)s AND environment = %(environment)s AND started_at < %(before)s
+                      AND run_id <> %(run)s AND coalesce(parameters -> 'sections', %(sections)s) = %(sections)s
+                    ORDER BY %(scheduled)s AND starts_with(run_id, 'scheduled__') DESC, started_at DESC LIMIT 1)
                 ORDER BY check_id, subject
                 """,
-                (dag_id, environment, before, besides),
+                {
+                    "dag": run.dag_id,
+                    "environment": run.environment,
+                    "before": run.started_at,
+                    "run": run.run_id,
+                    "sections": Jsonb(run.parameters.get("sections")),
+                    "scheduled": run.run_id.startswith("scheduled__"),
+                },
             )
             rows = cursor.fetchall()
         return (rows[0][0], [Result.from_dict(row[1]) for row in rows]) if rows else None
 
-    def series(
-        self, dag_id: str, environment: str, before: dt.datetime, *, besides: str = "", days: int = 30
-    ) -> dict[tuple[str, str], list[Point]]:
-        """Return value and status of every check and subject over the last days, oldest first."""
+    def series(self, run: Report, *, days: int = 30) -> dict[tuple[str, str], list[Point]]:
+        """Return value and status of every check and subject in the days before a run, oldest first."""
         found: dict[tuple[str, str], list[Point]] = {}
+        since = run.started_at - dt.timedelta(days=days)
         with self._connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
@@ -130,7 +141,7 @@ class History:
                 WHERE dag_id = %s AND environment = %s AND started_at < %s AND started_at >= %s AND run_id <> %s
                 ORDER BY run.started_at
                 """,
-                (dag_id, environment, before, before - dt.timedelta(days=days), besides),
+                (run.dag_id, run.environment, run.started_at, since, run.run_id),
             )
             for check, subject, at, value, status in cursor:
                 found.setdefault((check, subject), []).append(Point(at=at, value=value, status=Status(status)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import re
@@ -91,16 +92,7 @@ class HealthReportOperator(BaseOperator):
         run = context["dag_run"]
         started = run.start_date or dt.datetime.now(dt.UTC)
         results, left_out = self._gather(context)
-        notes: list[str] = []
-        previous, series = None, {}
-        try:
-            history = History(self.history_conn_id)
-            where = (str(run.dag_id), self.settings.environment, started)
-            previous = history.previous(*where, besides=run.run_id)
-            series = history.series(*where, besides=run.run_id)
-        except MeasurementError as error:
-            notes.append(f"No comparison with earlier reports and no trends: {error}")
-        return Report(
+        report = Report(
             title=self.title,
             environment=self.settings.environment,
             dag_id=str(run.dag_id),
@@ -109,12 +101,17 @@ class HealthReportOperator(BaseOperator):
             finished_at=dt.datetime.now(dt.UTC),
             parameters=_plain(context.get("params")),
             results=tuple(results),
-            previous_at=previous[0] if previous else None,
-            previous=tuple(previous[1]) if previous else (),
-            series=series,
-            notes=tuple(notes),
             left_out=tuple(left_out),
         )
+        try:
+            history = History(self.history_conn_id)
+            previous, series = history.previous(report), history.series(report)
+        except MeasurementError as error:
+            note = f"No comparison with earlier reports and no trends: {error}"
+            return dataclasses.replace(report, notes=(note,))
+        if previous:
+            report = dataclasses.replace(report, previous_at=previous[0], previous=tuple(previous[1]))
+        return dataclasses.replace(report, series=series)
 
     def _checks(self, context: Context) -> list[CheckOperator]:
         """Return the check tasks upstream, in the order in which the DAG file names them."""
