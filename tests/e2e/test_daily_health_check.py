@@ -55,7 +55,13 @@ FAULTS: list[Any] = [
         ["Redis did not answer"],
         id="redis-down",
     ),
-    pytest.param("db-connections", [], {"database.connections": "critical"}, ["connections"], id="db-connections"),
+    pytest.param(
+        "db-connections",
+        [],
+        {"database.connections": "warning"},
+        ["92 of 97", "92 by backend-api as vcci_app"],
+        id="db-connections",
+    ),
     pytest.param(
         "db-idle-transaction",
         [],
@@ -77,9 +83,13 @@ FAULTS: list[Any] = [
         id="postgres-down",
     ),
     pytest.param(
-        "error-burst", [], {"errors.count": "critical", "errors.new": "warning"}, ["in 1 of 3 pods"], id="error-burst"
+        "error-burst",
+        [],
+        {"errors.count": "critical", "errors.new": "warning"},
+        ["180x in 1 pod", "3 new: "],
+        id="error-burst",
     ),
-    pytest.param("backup-missing", [], {"backups.age": "critical"}, ["ago"], id="backup-missing"),
+    pytest.param("backup-missing", [], {"backups.age": "critical"}, ["2 d "], id="backup-missing"),
     pytest.param("backup-truncated", [], {"backups.integrity": "critical"}, ["manifest"], id="backup-truncated"),
     pytest.param(
         "backup-shrunken", [], {"backups.size": "critical", "backups.integrity": "ok"}, ["%"], id="backup-shrunken"
@@ -150,8 +160,8 @@ def test_slack_refusing_loses_nothing_and_says_so(healthy: Platform) -> None:
     assert outcome.tasks["slack"] == "failed"
     assert outcome.tasks["report"] == "success"
     log = healthy.client.log(DAG, outcome.run_id, "slack", attempt=3)
-    assert "chat.postMessage refused: account_inactive" in log
-    assert "The report is safe" in log
+    assert "Slack: chat.postMessage refused: account_inactive" in log
+    assert "The report is safe in s3://vcci-reports/reports/daily_health_check/" in log
     assert arrived(healthy.demo, outcome.report, outcome.run_id) == {"Slack": False, "S3": True, "history": True}
     told = healthy.inbox("mail")[: len(healthy.inbox("mail")) - mails]
     assert "slack failed" in json.dumps(told)

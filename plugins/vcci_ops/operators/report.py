@@ -171,7 +171,7 @@ class HealthReportOperator(BaseOperator):
         history.record(report, snapshots)
         for channel, reference in arrived.items():
             history.record_delivery(report.dag_id, report.run_id, channel, reference)
-        return f"{len(report.results)} results"
+        return f"the history ({len(report.results)} results)"
 
     def _push(
         self, context: Context, report: Report, arrived: dict[str, str], failures: Sequence[str], *, dry_run: bool
@@ -255,7 +255,9 @@ class SlackReportOperator(BaseOperator):
         try:
             channel, ts = self._post(report, int(context["ti"].try_number))
         except DeliveryFailed as error:
-            raise AirflowException(f"{error}. The report is safe: {report['arrived']}") from error
+            safe = f"The report is safe in {' and '.join(report['arrived'].values()) or 'this task log'}"
+            self.log.error("%s. %s", error, safe)
+            raise AirflowException(f"{error}. {safe}") from error
         self.log.info("Posted to %s: %s", self.channel, report["verdict"])
         self._record(context, f"{channel}/{ts}")
         return f"{channel}/{ts}"
