@@ -113,7 +113,7 @@ class History:
                 WHERE run.id = (
                     SELECT id FROM run
                     WHERE dag_id = %(dag)s AND environment = %(environment)s AND started_at < %(before)s
-                      AND run_id <> %(run)s AND coalesce(parameters -> 'sections', %(sections)s) = %(sections)s
+                      AND run_id <> %(run)s AND coalesce(report -> 'left_out', '[]') = %(left_out)s
                     ORDER BY %(scheduled)s AND starts_with(run_id, 'scheduled__') DESC, started_at DESC LIMIT 1)
                 ORDER BY check_id, subject
                 """,
@@ -122,7 +122,7 @@ class History:
                     "environment": run.environment,
                     "before": run.started_at,
                     "run": run.run_id,
-                    "sections": Jsonb(run.parameters.get("sections")),
+                    "left_out": Jsonb(list(run.left_out)),
                     "scheduled": run.run_id.startswith("scheduled__"),
                 },
             )
