@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vcci_ops.exceptions import DeliveryFailed
@@ -35,29 +36,34 @@ class ReportStore:
         self._hook = S3Hook(aws_conn_id, config=config)
 
     def save(self, report: Report, page: str) -> str:
-        """Write page and document, read the page's size back, and return the page's s3:// address.
+        """Write page and document and return the page's s3:// address.
+
+        boto3 sends a checksum with each, and S3 refuses what does not match it on arrival.
 
         :raises DeliveryFailed: when the bucket does not take them.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
+        from vcci_ops.hooks.crew import Crew
+
         key = report_key(self.prefix, report.dag_id, report.run_id)
-        body = page.encode()
-        document = json.dumps(report.to_dict(), indent=1).encode()
-        try:
-            client = self._hook.get_conn()
-            for name, content, kind in (
-                ("report.json", document, "application/json"),
-                ("report.html", body, "text/html; charset=utf-8"),
-            ):
-                client.put_object(Bucket=self.bucket, Key=key + name, Body=content, ContentType=kind)
-            stored = client.head_object(Bucket=self.bucket, Key=f"{key}report.html")["ContentLength"]
-        except ClientError as error:
-            raise DeliveryFailed(f"s3://{self.bucket}", error.response["Error"].get("Code", "refused")) from error
-        except BotoCoreError as error:
-            raise DeliveryFailed(f"s3://{self.bucket}", type(error).__name__) from error
-        if stored != len(body):
-            raise DeliveryFailed(f"s3://{self.bucket}", f"has {stored} of {len(body)} bytes")
+        document = json.dumps(report.to_dict(), indent=1)
+        files = (("report.json", document, "application/json"), ("report.html", page, "text/html; charset=utf-8"))
+        client = self._hook.get_conn()
+        with Crew(len(files)) as crew:
+            written = [
+                crew.submit(
+                    partial(client.put_object, Bucket=self.bucket, Key=key + name, Body=text.encode(), ContentType=kind)
+                )
+                for name, text, kind in files
+            ]
+            try:
+                for answer in written:
+                    answer.result()
+            except ClientError as error:
+                raise DeliveryFailed(f"s3://{self.bucket}", error.response["Error"].get("Code", "refused")) from error
+            except BotoCoreError as error:
+                raise DeliveryFailed(f"s3://{self.bucket}", type(error).__name__) from error
         return f"s3://{self.bucket}/{key}report.html"
 
     def page(self, dag_id: str, run_id: str) -> str | None:

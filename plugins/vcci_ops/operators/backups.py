@@ -96,9 +96,14 @@ class BackupCheckOperator(CheckOperator):
         return backups.Names(prefix=self.prefix, key_format=self.key_format)
 
     def _inspected(self, found: Found, now: dt.datetime, asked: str) -> Iterator[Result]:
+        from vcci_ops.hooks.crew import Crew
+
         newest, error = found.backups[-1], None
+        with Crew(2) as crew:  # independent reads, each of which may take seconds
+            described = crew.submit(lambda: self._manifest(newest.key))
+            begun = crew.submit(lambda: self.hook.head(self.bucket, newest.key, len(backups.MAGIC)))
         try:
-            manifest = backups.read_manifest(self._manifest(newest.key))
+            manifest = backups.read_manifest(described.result())
         except MeasurementError as failure:
             manifest, error = backups.Manifest(problem=str(failure)), failure
         age, integrity = self.check("backups.age"), self.check("backups.integrity")
@@ -107,8 +112,7 @@ class BackupCheckOperator(CheckOperator):
         if error:
             raise error
         if integrity:
-            begins = self.hook.head(self.bucket, newest.key, len(backups.MAGIC))
-            yield backups.integrity(integrity, newest, manifest, begins, f"get s3://{self.bucket}/{newest.key}")
+            yield backups.integrity(integrity, newest, manifest, begun.result(), f"get s3://{self.bucket}/{newest.key}")
 
     def _manifest(self, key: str) -> bytes | None:
         try:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 RESULTS_KEY = "results"
 """XCom key under which a check task leaves its results, a list of :meth:`Result.to_dict`."""
-SNAPSHOT_KEYS = ("signatures", "statements", "samples")
-"""XCom keys under which a check task leaves what its next run compares with."""
 
 _LEVEL = {
     Status.OK: logging.INFO,
@@ -68,6 +66,8 @@ class CheckOperator(BaseOperator):
     """What the operator talks to, as the beginning of a sentence."""
     preloads: tuple[str, ...] = ()
     """Client libraries to import before the deadline starts: a busy worker is no system that is down."""
+    remembered: tuple[str, ...] = ()
+    """XCom keys under which it leaves what the next run compares with; the report keeps them."""
     ui_color = "#e6f2ec"
     operator_extra_links = (ReportLink(),)
 

@@ -83,6 +83,7 @@ class DatabaseCheckOperator(_PostgresCheckOperator):
     """
 
     measures = ("database.connections", "database.transactions", "database.size", "database.growth", "tenants.active")
+    remembered = (SAMPLES_KEY,)
     template_fields: Sequence[str] = ("postgres_conn_id", "database", "active_within")
 
     def __init__(self, *, active_within: float | str = 86400.0, **kwargs: Any) -> None:
@@ -196,6 +197,7 @@ class SlowQueryCheckOperator(_PostgresCheckOperator):
     """
 
     measures = ("database.slow_queries",)
+    remembered = (STATEMENTS_KEY,)
     template_fields: Sequence[str] = ("postgres_conn_id", "database")
 
     def __init__(

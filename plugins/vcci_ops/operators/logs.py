@@ -104,6 +104,7 @@ class LogsCheckOperator(CheckOperator):
     """
 
     measures = ("errors.count", "errors.new")
+    remembered = (SIGNATURES_KEY,)
     system = "Kubernetes"
     preloads = ("airflow.providers.cncf.kubernetes.hooks.kubernetes", "kubernetes.utils.quantity")
     template_fields: Sequence[str] = ("namespace", "workload", "container", "window", "kubernetes_conn_id")

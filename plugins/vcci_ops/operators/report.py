@@ -19,7 +19,7 @@ from vcci_ops.domain.report import Report
 from vcci_ops.domain.results import Result
 from vcci_ops.exceptions import DeliveryFailed, InvalidInput, MeasurementError
 from vcci_ops.links import ReportLink, report_path
-from vcci_ops.operators.base import RESULTS_KEY, SNAPSHOT_KEYS, CheckOperator, section_chosen
+from vcci_ops.operators.base import RESULTS_KEY, CheckOperator, section_chosen
 from vcci_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class HealthReportOperator(BaseOperator):
     def _snapshots(self, context: Context) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for task in self._checks(context):
-            for key in SNAPSHOT_KEYS:
+            for key in task.remembered:
                 payload = context["ti"].xcom_pull(task_ids=task.task_id, key=key)
                 if isinstance(payload, dict) and key in found:  # two tasks of one operator, each with its part
                     found[key] = {**found[key], **payload}
