@@ -115,13 +115,15 @@ class ClientSide(Side):
         super().__init__()
         self._state, self._name, self._opening = state, name, FRONTS[name]
         self._server = ServerSide(delay)
+        self._early: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connect to the server; until then the client waits."""
+        """Connect to the server; what the client says meanwhile is kept.
+
+        Not reading until then would do, but Python before 3.11.4 forgets a pause that is made here.
+        """
         super().connection_made(transport)
-        assert self.transport
-        self.transport.pause_reading()
         self._task = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
@@ -134,15 +136,26 @@ class ClientSide(Side):
             return
         self.peer, self._server.peer = self._server, self
         if self.transport:
-            self.transport.resume_reading()
+            for act in self._early:
+                act()
         elif self._server.transport:
             self._server.transport.close()
 
     def passed(self, data: bytearray) -> None:
         """Pass on; the server's next bytes are an answer to this."""
+        if self.peer is None:
+            self._early.append(lambda: self.passed(data))
+            return
         if not self._opening(bytes(data[:64]) if len(data) > 8 else bytes(data)):
             self._server.asked = True
         super().passed(data)
+
+    def ended(self) -> None:
+        """Tell the server, after what the client said before."""
+        if self.peer is None:
+            self._early.append(self.ended)
+        else:
+            super().ended()
 
 
 class ServerSide(Side):
