@@ -147,6 +147,23 @@ def test_what_became_slow_since_is_new_among_the_slow() -> None:
     assert judged(second, first).summary.startswith("1 new")
 
 
+def test_what_was_too_rare_to_be_reported_is_new_once_it_is_frequent() -> None:
+    first = snapshot(a=(5, 5 * 30_000.0))
+    assert judged(first, snapshot()).value == 0
+    second = snapshot(first, a=(5005, 5005 * 30_000.0))
+    assert judged(second, first).summary.startswith("1 new and 0 slower")
+
+
+def test_a_day_without_calls_makes_a_known_statement_neither_new_nor_a_rare_one_known() -> None:
+    first = snapshot(often=(1000, 1000 * 500.0), rare=(5, 5 * 500.0))
+    idle = snapshot(first, often=(1000, 1000 * 500.0), rare=(5, 5 * 500.0))
+    again = snapshot(idle, often=(2000, 2000 * 500.0), rare=(1005, 1005 * 500.0))
+    result = judged(again, idle)
+    assert result.summary.startswith("1 new and 0 slower")
+    assert "1 as slow as before" in result.summary
+    assert "SELECT rare" in result.details[0]
+
+
 def test_what_was_not_called_again_stays_as_it_was() -> None:
     first = snapshot(a=(1000, 1000 * 500.0))
     second = snapshot(first, a=(1000, 1000 * 500.0))

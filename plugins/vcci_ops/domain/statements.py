@@ -43,11 +43,7 @@ class Statement(NamedTuple):
     query: str
     recent_ms: float
     recent_calls: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what the next look needs."""
-        kept = ("key", "user", "calls", "total_ms", "recent_ms", "query")
-        return {k: v for k, v in self._asdict().items() if k in kept}
+    known_calls: int
 
 
 def snapshot(rows: Sequence[Sequence[Any]], before: Mapping[str, Any] | None, now: dt.datetime) -> dict[str, Any]:
@@ -66,7 +62,7 @@ def snapshot(rows: Sequence[Sequence[Any]], before: Mapping[str, Any] | None, no
         "taken_at": now.isoformat(timespec="seconds"),
         "stats_reset": since,
         "dealloc": dealloc,
-        "statements": [s.to_dict() | {"mean_ms": s.mean_ms, "recent_calls": s.recent_calls} for s in statements],
+        "statements": [s._asdict() for s in statements],
     }
 
 
@@ -76,14 +72,20 @@ def _by_key(taken: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
 
 def _statement(row: Sequence[Any], before: Mapping[str, Any] | None) -> Statement:
     key, user, calls, mean, total, query = row[:6]
-    recent_calls, recent_ms = calls, mean
+    recent_calls, recent_ms, known_calls = calls, mean, calls
     # Fewer calls than before: the entry was evicted and counts anew.
     if before and calls > before["calls"]:
         recent_calls = calls - before["calls"]
         recent_ms = max(total - before["total_ms"], 0.0) / recent_calls
+        known_calls = recent_calls
     elif before and calls == before["calls"]:
-        recent_calls, recent_ms = 0, before["recent_ms"]
-    return Statement(key, user, calls, mean, total, masked(query or "", TEXT_LENGTH), recent_ms, recent_calls)
+        recent_calls, recent_ms, known_calls = 0, before["recent_ms"], _known_calls(before)
+    text = masked(query or "", TEXT_LENGTH)
+    return Statement(key, user, calls, mean, total, text, recent_ms, recent_calls, known_calls)
+
+
+def _known_calls(statement: Mapping[str, Any]) -> int:
+    return int(statement.get("known_calls", statement["recent_calls"]))
 
 
 def slow_queries(
@@ -109,7 +111,8 @@ def _is_slow(statement: Mapping[str, Any], limits: Limits) -> bool:
 
 
 def _was_slow(statement: Mapping[str, Any], limits: Limits) -> bool:
-    return bool(statement["recent_ms"] > limits.slow_ms)
+    # By the same rule: what was too rare to be reported then is news when it is frequent now.
+    return bool(statement["recent_ms"] > limits.slow_ms and _known_calls(statement) >= limits.min_calls)
 
 
 def _lines(statements: Iterable[Mapping[str, Any]], earlier: Mapping[str, Any], word: str) -> Iterable[str]:
