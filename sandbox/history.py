@@ -71,7 +71,7 @@ def _run(connection: psycopg.Connection[Any], at: dt.datetime, day: int, generat
     ).fetchone()
     assert found is not None
     snapshots = {
-        "samples": {"database.size": 21_000_000 + 30_000 * day, "tenants.active": 5},
+        "samples": {"database.size": 21_000_000 + 30_000 * day, "tenants.active/86400": 5},
     }
     for kind, payload in snapshots.items():
         query = "INSERT INTO snapshot (run, kind, payload) VALUES (%s, %s, %s)"

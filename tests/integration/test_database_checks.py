@@ -102,7 +102,7 @@ def test_a_healthy_database_is_ok_with_exactly_the_shipped_grants() -> None:
     assert set(done.results) == set(DatabaseCheckOperator.measures)
     assert "of 97 usable connections" in done.results["database.connections"]["summary"]
     assert any("emissions (public)" in line for line in done.results["database.size"]["details"])
-    assert done.xcom["samples"]["tenants.active"] == 5
+    assert done.xcom["samples"]["tenants.active/86400"] == 5
     assert done.xcom["samples"]["database.size"] == done.results["database.size"]["value"]
     assert "all 5 tenants" in done.results["tenants.active"]["summary"]
     assert "make_interval(secs => 86400" in done.results["tenants.active"]["query"]
@@ -288,6 +288,7 @@ def test_growth_and_tenants_are_compared_with_earlier_runs() -> None:
             return Earlier(10_000_000, now - dt.timedelta(days=2))
 
         def previous_values(self, context: Any, name: str) -> list[Earlier]:
+            assert name == "tenants.active/86400"
             return [Earlier(n, now - dt.timedelta(weeks=w)) for w, n in ((1, 50), (2, 40), (3, 60))]
 
     done = run(WithHistory(task_id="database"))
@@ -309,6 +310,30 @@ def test_a_history_that_fails_takes_only_its_own_check_with_it() -> None:
     done = run(Broken(task_id="database"))
     assert done.results.pop("tenants.active")["summary"] == "The history did not answer: gone"
     assert {r["status"] for r in done.results.values()} == {"ok"}
+
+
+def test_a_window_of_ones_own_is_compared_with_the_same_window_and_each_day_counts_once() -> None:
+    this_hour = dt.datetime.now(dt.UTC)
+
+    class WithHistory(DatabaseCheckOperator):
+        def earlier(self, context: Any, kind: str, *, days: float) -> Any:
+            week, minute = dt.timedelta(weeks=1), dt.timedelta(minutes=1)
+            by_hand = [(this_hour - week - minute * n, {"tenants.active/60": 1}) for n in range(20)]
+            return [
+                (this_hour - week, {"tenants.active/86400": 40}),
+                *by_hand,
+                *((this_hour - week - minute * 30, {"tenants.active/86400": 1}) for _ in range(5)),
+                (this_hour - 2 * week, {"tenants.active/86400": 60}),
+                (this_hour - 2 * week, {"tenants.active": 1}),
+            ]
+
+    if this_hour.hour == 0:  # half an hour before would be another day
+        this_hour += dt.timedelta(hours=1)
+    done = run(WithHistory(task_id="database", checks=[check("tenants.active", warning=70, direction="below")]))
+    assert "50 on this weekday (median of 2)" in done.results["tenants.active"]["summary"]
+    minute = run(WithHistory(task_id="database", checks=[check("tenants.active")], active_within="1m"))
+    assert minute.xcom["samples"] == {"tenants.active/60": minute.xcom["samples"]["tenants.active/60"]}
+    assert "against 1 on this weekday (median of 1)" in minute.results["tenants.active"]["summary"]
 
 
 # Slow statements --------------------------------------------------------------------------------
@@ -340,18 +365,52 @@ def test_slow_statements_are_told_new_slower_or_known(box: Sandbox) -> None:
         first = slow()
         assert "no earlier snapshot" in first.results["database.slow_queries"]["summary"]
         assert first.results["database.slow_queries"]["value"] == 1
-        call(0.03)
+        call(0.03, times=9)
         known = slow(first.xcom["statements"])
         assert known.results["database.slow_queries"]["summary"].startswith("0 new and 0 slower")
         assert "1 as slow as before" in known.results["database.slow_queries"]["summary"]
         # Against the mean since the reset this would be less than twice as slow; against yesterday it is.
-        call(0.075)
+        call(0.12)
         slower = slow(known.xcom["statements"]).results["database.slow_queries"]
         assert slower["summary"].startswith("0 new and 1 slower")
         admin.execute("SELECT pg_stat_statements_reset()")
-        call(0.075)
+        call(0.12)
         reset = slow(known.xcom["statements"]).results["database.slow_queries"]
         assert any("were reset" in line for line in reset["details"])
+
+
+def test_a_run_by_hand_minutes_ago_hides_nothing_that_is_new_since_yesterday(box: Sandbox) -> None:
+    now, kept = dt.datetime.now(dt.UTC), []
+
+    class WithHistory(SlowQueryCheckOperator):
+        def earlier(self, context: Any, kind: str, *, days: float) -> Any:
+            return kept
+
+    def look() -> SimpleNamespace:
+        return run(WithHistory(task_id="slow", slow_query_ms=20, min_calls=3))
+
+    with superuser(box) as admin, as_app(box, autocommit=True) as app:
+        admin.execute("SELECT pg_stat_statements_reset()")
+        kept = [(now - dt.timedelta(days=3), look().xcom["statements"])]
+        for _ in range(4):
+            app.execute("SELECT slug, pg_sleep(%s) FROM tenants LIMIT 1", (0.03,))
+        by_hand = look()
+        assert by_hand.results["database.slow_queries"]["summary"].startswith("1 new")
+        kept = [(now - dt.timedelta(minutes=5), by_hand.xcom["statements"]), *kept]
+        assert look().results["database.slow_queries"]["summary"].startswith("1 new")
+
+
+def test_a_snapshot_is_left_though_the_history_does_not_answer() -> None:
+    class Broken(SlowQueryCheckOperator):
+        def earlier(self, context: Any, kind: str, *, days: float) -> Any:
+            from vcci_ops.exceptions import Unreachable
+
+            raise Unreachable("The history", "gone")
+
+    done = run(Broken(task_id="slow"))
+    result = done.results["database.slow_queries"]
+    assert (result["status"], result["reason"]) == ("unknown", "unreachable")
+    assert done.xcom["statements"]["statements"]
 
 
 def test_no_secret_of_a_statement_reaches_the_snapshot(box: Sandbox) -> None:

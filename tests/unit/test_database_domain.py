@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vcci_ops.domain import database, security, statements
 from vcci_ops.domain.database import Earlier, masked
 from vcci_ops.exceptions import InvalidInput, NoData, UnexpectedAnswer
-from vcci_ops.operators.database import window
+from vcci_ops.operators.database import nearest_to_a_day, window
 from vcci_ops.settings import Check, load_settings
 
 NOW = dt.datetime(2026, 3, 2, 9, tzinfo=dt.UTC)
@@ -110,6 +110,21 @@ def test_windows_are_seconds_or_durations(given_value: float | str, seconds: flo
 def test_other_windows_are_refused(value: float | str) -> None:
     with pytest.raises(InvalidInput, match="lookback"):
         window("lookback", value)
+
+
+@pytest.mark.parametrize(
+    ("ages", "chosen"),
+    [
+        pytest.param([], None, id="none"),
+        pytest.param([0.1, 23, 47], 23, id="yesterday-and-by-hand"),
+        pytest.param([0.2, 72], 72, id="a-weekend-and-by-hand"),
+        pytest.param([-1, 0.2], 0.2, id="only-by-hand-and-a-clock-that-went-back"),
+    ],
+)
+def test_the_run_nearest_to_a_day_ago_is_compared_with(ages: list[float], chosen: float | None) -> None:
+    runs = [(NOW - dt.timedelta(hours=age), age) for age in ages]
+    found = nearest_to_a_day(runs, NOW)
+    assert (found and found[1]) == chosen
 
 
 # Statements -------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ SAMPLES_KEY = "samples"
 """XCom key: numbers of this run, name → value, that later runs compare with."""
 STATEMENTS_KEY = "statements"
 """XCom key: the snapshot of pg_stat_statements that the next run compares with."""
+_DAY = 86400.0
 
 
 class _PostgresCheckOperator(CheckOperator):
@@ -73,8 +74,9 @@ class DatabaseCheckOperator(_PostgresCheckOperator):
     used up is *critical*, not unknown: that is what ``database.connections`` watches.
 
     Growth and the usual number of tenants come from the history (``history_conn_id``); without it the
-    results say so. This run's numbers are in XCom under ``samples`` (``database.size`` in bytes,
-    ``tenants.active`` as a count), to be kept for that.
+    results say so. This run's numbers are in XCom under ``samples``, to be kept for that:
+    ``database.size`` in bytes, and the count of active tenants under the name that :func:`tenants_sample`
+    gives it, so that runs with different windows are not compared.
 
     :param postgres_conn_id: Airflow connection; default ``vcci_postgres``.
     :param database: database to check; default: the connection's.
@@ -93,16 +95,20 @@ class DatabaseCheckOperator(_PostgresCheckOperator):
     def previous_value(self, context: Context, check_id: str, subject: str) -> Earlier | None:
         """Return the sample of an earlier run whose age is nearest to a day; None when there is none."""
         runs = [(at, found[check_id]) for at, found in self.earlier(context, SAMPLES_KEY, days=3) if check_id in found]
-        yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
-        nearest = min(runs, key=lambda run: abs(run[0] - yesterday), default=None)
-        return Earlier(float(nearest[1]), nearest[0]) if nearest else None
+        found = nearest_to_a_day(runs, dt.datetime.now(dt.UTC))
+        return Earlier(float(found[1]), found[0]) if found else None
 
     def previous_values(self, context: Context, name: str) -> Sequence[Earlier]:
-        """Return earlier samples of this name from the same weekday, at most five weeks back."""
+        """Return earlier samples of this name from the same weekday, at most five weeks back.
+
+        Of each day the last: a day with many runs by hand is no more usual than another.
+        """
         now = dt.datetime.now(dt.UTC)
-        runs = self.earlier(context, SAMPLES_KEY, days=36)
-        runs = [run for run in runs if run[0].weekday() == now.weekday() and run[0].date() < now.date()]
-        return [Earlier(float(found[name]), at) for at, found in runs if name in found]
+        of_day: dict[dt.date, Earlier] = {}
+        for at, found in self.earlier(context, SAMPLES_KEY, days=36):  # newest first
+            if name in found and at.weekday() == now.weekday() and at.date() < now.date():
+                of_day.setdefault(at.date(), Earlier(float(found[name]), at))
+        return list(of_day.values())
 
     def measure(self, context: Context) -> Iterator[Result]:
         """Read everything at once, then judge."""
@@ -146,13 +152,14 @@ class DatabaseCheckOperator(_PostgresCheckOperator):
                     "database.transactions", answer, lambda c, rows: database.transactions(c, rows, query)
                 )
             case "active_tenants":
+                sample = tenants_sample(seconds)
                 if answer.rows:
-                    samples["tenants.active"] = float(answer.rows[0][0])
+                    samples[sample] = float(answer.rows[0][0])
                 yield from self.reported(
                     "tenants.active",
                     answer,
                     lambda c, rows: database.active_tenants(
-                        c, rows[0], seconds, self.previous_values(context, "tenants.active"), query
+                        c, rows[0], seconds, self.previous_values(context, sample), query
                     ),
                 )
             case "tables":
@@ -186,8 +193,9 @@ class SlowQueryCheckOperator(_PostgresCheckOperator):
     Reads pg_stat_statements (PostgreSQL 14 or newer, the extension created in this database, role
     ``pg_monitor``). A statement's time is its mean since the last look, not since the server's reset,
     in which one bad day would drown. The snapshot is left in XCom under ``statements``: at most 200
-    normalised statements without literals. The last one comes from the history (``history_conn_id``);
-    without it the statements that are slow now are reported, and that is said.
+    normalised statements without literals. The last look is the one in the history (``history_conn_id``)
+    whose age is nearest to a day, so that a run by hand minutes ago hides nothing; without any, the
+    statements that are slow now are reported, and that is said.
 
     :param slow_query_ms: mean execution time above which a statement is slow; milliseconds; default 100.
     :param min_calls: a statement with fewer calls says nothing; default 20.
@@ -209,9 +217,9 @@ class SlowQueryCheckOperator(_PostgresCheckOperator):
         self.factor = factor
 
     def previous_statements(self, context: Context) -> Mapping[str, Any] | None:
-        """Return the snapshot that the last run left; None when there is none."""
-        runs = self.earlier(context, STATEMENTS_KEY, days=14)
-        return runs[0][1] if runs else None
+        """Return the snapshot of an earlier run whose age is nearest to a day; None when there is none."""
+        found = nearest_to_a_day(self.earlier(context, STATEMENTS_KEY, days=14), dt.datetime.now(dt.UTC))
+        return found[1] if found else None
 
     def measure(self, context: Context) -> Iterator[Result]:
         """Take a snapshot, publish it, compare it."""
@@ -221,9 +229,13 @@ class SlowQueryCheckOperator(_PostgresCheckOperator):
         except NoData as error:
             words = f"pg_stat_statements cannot be read ({error}): preload the library, then CREATE EXTENSION"
             raise NoData(words) from error
-        before = self.previous_statements(context)
-        taken = statements.snapshot(answer.rows, before, dt.datetime.now(dt.UTC))
-        context["ti"].xcom_push(key=STATEMENTS_KEY, value=taken)
+        before = None
+        try:
+            before = self.previous_statements(context)
+        finally:
+            # Published even when the history does not answer: the next run has something to compare with.
+            taken = statements.snapshot(answer.rows, before, dt.datetime.now(dt.UTC))
+            context["ti"].xcom_push(key=STATEMENTS_KEY, value=taken)
         limits = statements.Limits(self.slow_query_ms, self.min_calls, self.factor)
         for check in filter(None, [self.check("database.slow_queries")]):
             yield statements.slow_queries(check, taken, before, limits, answer.query)
@@ -326,6 +338,20 @@ class SqlCheckOperator(_PostgresCheckOperator):
         answer = self.hook.read_one(Statement(self.sql, self.parameters))
         for check in filter(None, [self.check(self.measures[0])]):
             yield from database.measured(check, answer.rows, answer.query)
+
+
+def tenants_sample(seconds: float) -> str:
+    """Return the name that samples of active tenants in a window of so many seconds have."""
+    return f"tenants.active/{seconds:g}"
+
+
+def nearest_to_a_day(runs: Sequence[tuple[dt.datetime, Any]], now: dt.datetime) -> tuple[dt.datetime, Any] | None:
+    """Return the run whose age is nearest to a day, as a ratio; None when there is none.
+
+    As a ratio, for on a Monday the run of Friday says more about what changed than the one of ten
+    minutes ago.
+    """
+    return min(runs, key=lambda run: abs(math.log(max((now - run[0]).total_seconds(), 1.0) / _DAY)), default=None)
 
 
 def window(field: str, value: float | str) -> float:
