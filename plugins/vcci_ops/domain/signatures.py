@@ -22,32 +22,66 @@ _HELD_LENGTH = 1 << 18
 _CACHE_SIZE = 5000
 _DIGITS = b"0123456789"
 
-_REDACTIONS = (
+_LOOKED_AT = 4 * LINE_LENGTH
+"""Characters in which secrets are looked for before a line is cut: a cut may take away what shows one."""
+_PASSES = 4
+"""How often a text is gone through at most: what one masking leaves may show another secret."""
+
+_QUOTED = r"""(?:\\"(?:[^"\\]|\\(?!"))*(?:\\"|")?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)"""
+_VALUE = rf"(?:{_QUOTED}[^\s,;&)}}\]]*|[^\s,;&)}}\]]+)"
+_ASSIGNED = r"""(?:\\?["'])?\s*(?:=>|[:=])\s*"""
+_SHORT_KEY = r"(?:(?:(?<![a-z])|pg|db|user|my|redis|smtp|admin|root)pass|(?-i:(?<=[a-z])Pass))\d*"
+_KEY = (
+    r"(?:passw(?:or)?d|passphrase|pwd|secret|token|credentials?|session[_-]?id|cookie|"
+    r"(?:api|access|account|shared|private|signing|encryption|master|auth|license|storage)[_-]?key)[\w-]{0,40}"
+)
+_NO_PORT = r"""(?!\d{1,5}(?:[\s/?#,;|<>"')\]]|$))"""
+_REDACTIONS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (
-        re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|token|digest)\s+)?[^\s\"',;]+"),
-        r"\1***",
-    ),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
-    (
+        ("authorization",),
         re.compile(
-            r"(?i)((?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credentials?|"
-            r"session[_-]?id|cookie)[\w-]{0,40}(?:\\?[\"'])?\s*(?:=>|[:=])\s*)"
-            r"(?:\\?\"[^\"]*\"?|'[^']*'?|[^\s,;&)}\]]+)"
+            r"""(?i)(authorization(?:\\?["'])?\s*[:=]\s*(?:\\?["'])?)"""
+            r"""(?:(?:bearer|basic|token|digest)\s+)?[^\s"',;\\]+"""
         ),
         r"\1***",
     ),
-    (re.compile(r"(?i)(--?(?:password|token|secret|api-key)[\w-]{0,40}\s+)\S+"), r"\1***"),
-    (re.compile(r"(?<=://)(?:[^\s/@:]*:[^\s@'\"]+|[^\s/@]+)@"), "***@"),
-    (re.compile(r"\beyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?"), "***"),
-    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bxox[a-z]-[\w-]+"), "***"),
-    (re.compile(r"\bgh[a-z]_\w{16,}|\b[sr]k_(?:live|test)_\w{8,}"), "***"),
+    (("bearer",), re.compile(r"(?i)\b(bearer)\s+(?!auth)[A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
+    (("basic",), re.compile(r"(?i:\b(basic))\s+(?![a-z]+(?![\w.~+/=-]))[A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
+    (
+        ("auth",),
+        re.compile(r"((?i:\bauth\s+(?:plain|login|xoauth2|cram-md5)\s+))(?=[a-z]*[A-Z0-9+/=])[\w+/=-]{4,}"),
+        r"\1***",
+    ),
+    (
+        ("pass", "pwd", "secret", "token", "credential", "session", "cookie", "key"),
+        re.compile(rf"(?is)((?:{_KEY}|{_SHORT_KEY}){_ASSIGNED}){_VALUE}"),
+        r"\1***",
+    ),
+    (("sig",), re.compile(rf"""(?is)((?<![a-z])sig(?:nature)?(?:\\?["']\s*[:=]\s*|=)){_VALUE}"""), r"\1***"),
+    (("pass",), re.compile(rf"(?is)(\bpass(?:word|wd|phrase)?\s+(?:is\s+|was\s+)?){_QUOTED}"), r"\1***"),
+    (
+        ("-pass", "-token", "-secret", "-api-key"),
+        re.compile(rf"(?is)(--?(?:pass(?:word|wd|phrase)?|token|secret|api-key)[\w-]{{0,40}}\s+)(?:{_QUOTED}\S*|\S+)"),
+        r"\1***",
+    ),
+    (("://",), re.compile(rf"""(?<=://)(?:[^\s/@:"'\[]*:{_NO_PORT}[^\s"]*|[^\s/"'?#|<>]*)@"""), "***@"),
+    (("://",), re.compile(rf"""(?<=://)[^\s/@:"'\[]*:{_NO_PORT}[^\s"'@]+(?=["')\]]*\s*\Z)"""), "***"),
+    (
+        ("slack",),
+        re.compile(r"""(?i)(hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers)/)[^\s"'<>|]+"""),
+        r"\1***",
+    ),
+    (("private key",), re.compile(r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)"), r"\1***"),
+    (("eyj",), re.compile(r"\beyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?"), "***"),
+    (("akia", "asia"), re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}"), "***"),
+    (("aiza",), re.compile(r"\bAIza[\w-]{10,}"), "***"),
+    (("xox", "xapp-"), re.compile(r"\b(?:xox[a-z]|xapp)-[\w-]+"), "***"),
+    (("gh", "glpat"), re.compile(r"\bgh[a-z]_\w{16,}|\bglpat-[\w-]{16,}"), "***"),
+    (("k_live_", "k_test_"), re.compile(r"\b[sr]k_(?:live|test)_\w{8,}"), "***"),
+    (("sk-",), re.compile(r"(?<![\w-])sk-(?:(?=[\w-]*\d)[\w-]{12,}|[\w-]{20,})"), "***"),
 )
-
-_SUSPICIOUS = (
-    *("auth", "bearer", "basic", "passw", "passphrase", "pwd", "secret", "token", "key", "credential", "session"),
-    *("cookie", "://", "eyj", "akia", "asia", "xox", "gh", "k_live_", "k_test_"),
-)
-"""One of these is in any line that the above would change; a look for them spares the others the search."""
+"""Words of which one is in any text (in lower case) that the pattern changes, as a look for them spares most
+lines the search; what to mask; by what."""
 
 _CHANGING = re.compile(
     r"(?P<uuid>\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b)"
@@ -58,7 +92,7 @@ _CHANGING = re.compile(
     r"|(?P<str>(?<![\w<])(?:'[^']*'|\"[^\"]*\")(?!\w))"
     r"|(?P<n>\b0x[0-9a-fA-F]+\b|\b[0-9a-fA-F]{8,}\b|\d+(?:\.\d+)*)"
 )
-_EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+_EMAIL = re.compile(r"([\w+-])[\w.+-]{0,63}@([\w-]{1,63}(?:\.[\w-]{1,63}){1,8})")
 _HEX = re.compile(rb"[0-9a-fA-F]{8,}(?:-[0-9a-fA-F]{4,12}){0,4}")
 _LEADING_TIME = re.compile(r"^[\s\[(]*<time>[\])]*[\s:,-]*")
 _MESSAGE_KEYS = ("message", "msg", "event", "error", "log")
@@ -66,11 +100,17 @@ _CONTEXT_KEYS = ("level", "levelname", "severity", "logger", "name")
 
 
 def redact(text: str) -> str:
-    """Mask what looks like a credential: ``password=…``, ``Authorization: …``, ``user:pass@host``, keys."""
-    lowered = text.lower()
-    if any(word in lowered for word in _SUSPICIOUS):
-        for pattern, by in _REDACTIONS:
-            text = pattern.sub(by, text)
+    """Mask what looks like a credential: ``password=…``, ``Authorization: …``, ``user:pass@host``, keys.
+
+    Give it the whole text and cut afterwards: half a credential is not always known for one.
+    """
+    for _ in range(_PASSES):
+        before, lowered = text, text.lower()
+        for words, pattern, by in _REDACTIONS:
+            if any(word in lowered for word in words):
+                text = pattern.sub(by, text)
+        if text == before:
+            break
     return text
 
 
@@ -80,7 +120,7 @@ def signature(text: str) -> str:
     >>> signature("2025-11-08 09:00:01,250 ERROR db: timeout on 42 after 30s for 'tenant-7'")
     'ERROR db: timeout on <n> after <n>s for <str>'
     """
-    plain = redact(_plain(text))
+    plain = _plain(text)
     if "@" in plain:
         plain = _EMAIL.sub("<email>", plain)
     masked = _CHANGING.sub(_placeholder, plain)
@@ -88,22 +128,30 @@ def signature(text: str) -> str:
 
 
 def sample(text: str) -> str:
-    """Return a line as an example to show: secrets masked, at most 300 characters."""
-    return " ".join(redact(_plain(text)).split())[:SAMPLE_LENGTH]
+    """Return a line as an example to show: secrets and addresses masked, at most 300 characters."""
+    plain = _plain(text)
+    if "@" in plain:
+        plain = _EMAIL.sub(r"\1***@\2", plain)
+    return " ".join(plain.split())[:SAMPLE_LENGTH]
 
 
 def _plain(text: str) -> str:
-    """Reduce a JSON log line to level, logger and message; any other line to its beginning."""
+    """Reduce a line to what is looked at, without secrets: they are masked before anything is cut."""
+    return redact(_message(text)[:_LOOKED_AT])[:LINE_LENGTH]
+
+
+def _message(text: str) -> str:
+    """Reduce a JSON log line to level, logger and message; any other line stays as it is."""
     if text.startswith("{"):
         try:
             data = json.loads(text)
         except (ValueError, RecursionError):
-            return text[:LINE_LENGTH]
+            return text
         message = _first(data, _MESSAGE_KEYS)
         if message:
             context = dict.fromkeys(str(data[key]) for key in _CONTEXT_KEYS if isinstance(data.get(key), str))
-            return " ".join([*context, message])[:LINE_LENGTH]
-    return text[:LINE_LENGTH]
+            return " ".join([*context, message])
+    return text
 
 
 def _placeholder(match: re.Match[str]) -> str:
