@@ -204,14 +204,57 @@ def test_a_missing_grant_makes_only_its_check_unknown_and_is_named(box: Sandbox)
     assert {r["status"] for r in done.results.values()} == {"ok"}
 
 
+def test_the_role_reads_the_columns_of_the_checks_and_no_secret_setting(box: Sandbox) -> None:
+    with postgres.admin(box, postgres.Production()) as admin:
+        admin.execute(f"ALTER SYSTEM SET primary_conninfo = 'host=primary password={SECRET}'")
+        admin.execute("SELECT pg_reload_conf()")
+    given = postgres.parameters(box, "postgres-direct", "vcci_ops", "vcci_production")
+    try:
+        with psycopg.connect(**given, autocommit=True) as role:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                role.execute("SHOW primary_conninfo")
+            assert role.execute("SELECT 1 FROM pg_settings WHERE name = 'primary_conninfo'").fetchall() == []
+            readable = role.execute(
+                "SELECT table_name, array_agg(column_name::text ORDER BY column_name) FROM information_schema"
+                ".column_privileges WHERE table_schema = 'public' AND grantee = current_user GROUP BY 1"
+            ).fetchall()
+    finally:
+        with postgres.admin(box, postgres.Production()) as admin:
+            admin.execute("ALTER SYSTEM RESET primary_conninfo")
+            admin.execute("SELECT pg_reload_conf()")
+    tables = dict(readable)
+    assert tables.pop("audit_log") == ["action", "actor", "created_at", "details", "id", "ip", "target"]
+    assert tables.pop("sessions") == ["last_active", "tenant_id"]
+    assert tables.pop("tenants") == ["status"]
+    # Views of the extension, open to everybody.
+    assert set(tables) <= {"pg_stat_statements", "pg_stat_statements_info"}
+
+
+def test_a_replica_is_told_from_the_primary(box: Sandbox) -> None:
+    signal_file = box.folder / "pg-production" / "standby.signal"
+    server = postgres.Production()
+    assert "replica" not in run(DatabaseCheckOperator(task_id="database")).text
+    server.stop(box)
+    signal_file.touch()
+    try:
+        server.start(box)
+        done = run(DatabaseCheckOperator(task_id="database"))
+    finally:
+        server.stop(box)
+        signal_file.unlink()
+        server.start(box)
+    assert "in recovery, a replica" in done.results["database.size"]["details"][0]
+    assert done.results["database.size"]["status"] == "ok"
+
+
 def test_hidden_sessions_do_not_pass_for_no_transactions(box: Sandbox) -> None:
     with regranted(box) as admin, as_app(box) as app:
         app.execute("SELECT 1")
-        admin.execute("REVOKE pg_monitor FROM vcci_ops")
+        admin.execute("REVOKE pg_read_all_stats FROM vcci_ops")
         done = run(DatabaseCheckOperator(task_id="database"))
         slow = run(SlowQueryCheckOperator(task_id="slow"))
     assert done.results["database.transactions"]["reason"] == "forbidden"
-    assert "pg_monitor" in done.results["database.transactions"]["summary"]
+    assert "GRANT pg_read_all_stats" in done.results["database.transactions"]["summary"]
     assert done.results["database.connections"]["reason"] == "forbidden"
     assert slow.results["database.slow_queries"]["reason"] == "forbidden"
 
@@ -518,10 +561,11 @@ def sql_check(sql: str, parameters: dict[str, Any] | None = None) -> SimpleNames
 
 
 def test_a_number_or_numbers_by_subject_are_judged() -> None:
-    done = sql_check("SELECT count(*) FROM tenants WHERE slug <> %(slug)s", {"slug": "'; DROP TABLE tenants; --"})
+    hostile = {"status": "'; DROP TABLE tenants; --"}
+    done = sql_check("SELECT count(*) FROM tenants WHERE status <> %(status)s", hostile)
     assert done.results["database.size"]["status"] == "warning"
-    done = sql_check("SELECT slug, length(slug) FROM tenants")
-    assert done.results["database.size/halden-logistics"]["status"] == "critical"
+    done = sql_check("SELECT action, length(action) FROM audit_log GROUP BY action ORDER BY action LIMIT 5")
+    assert done.results["database.size/document.uploaded"]["status"] == "critical"
     assert len(done.results) == 5
 
 

@@ -81,6 +81,18 @@ def test_growth_is_per_day(before: float, hours: float, percent: float) -> None:
     assert database.growth(check("database.growth"), Earlier(121.0, NOW), earlier).value == pytest.approx(percent)
 
 
+@pytest.mark.parametrize(
+    ("now", "status"),
+    [(5.0, "critical"), (85.0, "warning"), (95.0, "ok"), (105.0, "ok"), (115.0, "warning"), (160.0, "critical")],
+)
+def test_shrinking_is_as_bad_as_growing(now: float, status: str) -> None:
+    earlier = Earlier(100.0, NOW - dt.timedelta(days=1))
+    result = database.growth(check("database.growth"), Earlier(now, NOW), earlier)
+    assert result.status == status
+    assert result.threshold == "warning above 10 %, critical above 50 %, growing or shrinking"
+    assert ("was data deleted" in result.summary) == (now < 90)
+
+
 @pytest.mark.parametrize("before", [None, Earlier(0.0, NOW)])
 def test_growth_without_an_earlier_value_says_so(before: Earlier | None) -> None:
     result = database.growth(check("database.growth"), Earlier(121.0, NOW), before)

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vcci_ops.domain.checks import judged, stated
+from vcci_ops.domain.checks import describe, judged, stated, verdict
 from vcci_ops.domain.results import Result, Status
 from vcci_ops.domain.units import duration, humanize
 from vcci_ops.exceptions import Forbidden, NoData, UnexpectedAnswer
@@ -64,7 +64,7 @@ def connections(check: Check, row: Sequence[Any], query: str = "") -> Result:
     """
     maximum, reserved, used, states, holders, sees_all = row
     if not sees_all:
-        raise Forbidden(SYSTEM, "see other users' sessions (GRANT pg_monitor)")
+        raise Forbidden(SYSTEM, "see other users' sessions (GRANT pg_read_all_stats)")
     usable = maximum - reserved
     if usable <= 0:
         raise UnexpectedAnswer(SYSTEM, f"max_connections {maximum} with {reserved} reserved")
@@ -85,7 +85,7 @@ def transactions(check: Check, rows: Sequence[Sequence[Any]], query: str = "") -
     :raises Forbidden: when other users' transactions are hidden, for then none seen means nothing.
     """
     if not rows[0][-1]:
-        raise Forbidden(SYSTEM, "see other users' transactions (GRANT pg_monitor)")
+        raise Forbidden(SYSTEM, "see other users' transactions (GRANT pg_read_all_stats)")
     found = [row for row in rows if row[0] is not None]
     if not found:
         return judged(check, 0.0, "No transaction is open", display="none open", query=query)
@@ -104,20 +104,23 @@ def _transaction(row: Sequence[Any]) -> str:
 def size(check: Check, row: Sequence[Any], tables: list[tuple[Any, ...]] | str, query: str = "") -> Result:
     """Judge the exact size in bytes.
 
+    :param row: name of the database, bytes, and whether the server is in recovery.
     :param tables: (schema, table, bytes) of the largest, or why they are not known.
     """
-    database, size_bytes = row
+    database, size_bytes, in_recovery = row
     details: tuple[str, ...]
     if isinstance(tables, str):
         details = (f"table sizes are not known: {tables}",)
     else:
         details = tuple(f"{humanize(n, 'bytes')} {name} ({schema})" for schema, name, n in tables)
+    if in_recovery:
+        details = ("this server is in recovery, a replica: does the connection lead to the primary?", *details)
     summary = f"{database} holds {humanize(size_bytes, 'bytes')} ({size_bytes:,} bytes)"
     return judged(check, float(size_bytes), summary, details=details, query=query)
 
 
 def growth(check: Check, now: Earlier, before: Earlier | None, query: str = "") -> Result:
-    """Judge the growth in percent per day since an earlier run.
+    """Judge the change in percent per day since an earlier run; shrinking is as bad as growing.
 
     Less than a day is not blown up to a day: two runs a minute apart would turn noise into alarm.
     """
@@ -131,7 +134,23 @@ def growth(check: Check, now: Earlier, before: Earlier | None, query: str = "") 
         f"{duration(max(elapsed, 0.0))} ago, {percent:+.2f} % a day"
     )
     details = (f"{humanize(before.value, 'bytes')} at {before.observed_at:%Y-%m-%d %H:%M} UTC",)
-    return judged(check, percent, summary, details=details, query=query)
+    threshold = check.threshold
+    if threshold is None:
+        return judged(check, percent, summary, unit="percent", details=details, query=query)
+    status = verdict(threshold, abs(percent))
+    if percent < 0 and status is not Status.OK:
+        summary += ": it shrank; was data deleted, or is this another database?"
+    return stated(
+        check,
+        status,
+        summary,
+        value=percent,
+        unit=threshold.unit,
+        display=humanize(percent, threshold.unit),
+        threshold=f"{describe(threshold)}, growing or shrinking",
+        details=details,
+        query=query,
+    )
 
 
 def active_tenants(

@@ -54,7 +54,7 @@ def snapshot(rows: Sequence[Sequence[Any]], before: Mapping[str, Any] | None, no
     """
     reset, dealloc, sees_all = rows[0][-3:]
     if not sees_all:
-        raise Forbidden(SYSTEM, "see other users' statements (GRANT pg_monitor)")
+        raise Forbidden(SYSTEM, "see other users' statements (GRANT pg_read_all_stats)")
     since = reset.isoformat() if reset else ""
     earlier = _by_key(before) if before and before.get("stats_reset") == since else {}
     statements = [_statement(row, earlier.get(row[0])) for row in rows if row[0] is not None]

@@ -191,7 +191,7 @@ class SlowQueryCheckOperator(_PostgresCheckOperator):
     """Find statements that are new among the slow ones, or slower than at the last look.
 
     Reads pg_stat_statements (PostgreSQL 14 or newer, the extension created in this database, role
-    ``pg_monitor``). A statement's time is its mean since the last look, not since the server's reset,
+    ``pg_read_all_stats``). A statement's time is its mean since the last look, not since the server's reset,
     in which one bad day would drown. The snapshot is left in XCom under ``statements``: at most 200
     normalised statements without literals. The last look is the one in the history (``history_conn_id``)
     whose age is nearest to a day, so that a run by hand minutes ago hides nothing; without any, the
