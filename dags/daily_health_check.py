@@ -35,6 +35,7 @@ import datetime as dt
 from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup
 
+from vcci_ops.notifications.silence import SilentRunNotifier
 from vcci_ops.operators.backups import BackupCheckOperator
 from vcci_ops.operators.database import DatabaseCheckOperator, SecurityCheckOperator, SlowQueryCheckOperator
 from vcci_ops.operators.http import ReadinessCheckOperator, TlsCheckOperator
@@ -69,6 +70,15 @@ tell_on_call = send_smtp_notification(
     "or the report bucket.</p>",
 )
 
+tell_of_silence = SilentRunNotifier(
+    smtp_conn_id="vcci_smtp",
+    from_email=settings.on_call.mail_from,
+    to=settings.on_call.mail_to,
+    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} ended without a report",
+    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended without its report reaching Slack: "
+    "it took too long, or its report could not be made. Look at the run in Airflow.</p>",
+)
+
 with DAG(
     dag_id="daily_health_check",
     description="The morning health check: every system, one report, the verdict first",
@@ -80,6 +90,7 @@ with DAG(
     catchup=False,
     max_active_runs=2,
     dagrun_timeout=dt.timedelta(minutes=30),
+    on_failure_callback=tell_of_silence,
     tags=[DAILY, READ_ONLY],
     default_args={
         "owner": settings.owner,

@@ -64,10 +64,14 @@ def _application() -> Any:
         from vcci_ops.hooks.reports import ReportStore
         from vcci_ops.settings import load_settings
 
-        where = load_settings().reports
-        page = ReportStore(where.bucket, where.prefix).page(dag_id, run_id)
+        settings = load_settings()
+        where = settings.reports
+        page = ReportStore(where.bucket, where.prefix, settings.environment).page(dag_id, run_id)
         if page is None:
-            missing = "<h1>No report yet</h1><p>This run has not left a report: it still runs, or it was a dry run.</p>"
+            missing = (
+                "<h1>No report here</h1><p>This run still runs, was a dry run, or could not store its report: "
+                "read the log of its task <i>report</i>.</p>"
+            )
             return HTMLResponse(missing, status_code=404, headers=policy)
         return HTMLResponse(page, headers=policy)
 

@@ -73,11 +73,15 @@ class Threshold(Model):
     """Critical from beyond this value on; none: never critical."""
     direction: Literal["above", "below"] = "above"
     """Which side of the limits is bad. The limit itself is still good."""
+    warning_above: float | None = None
+    """With direction below: far too much is a warning too, from beyond this value on."""
     for_: Duration = Field(default=0.0, alias="for")
     """How long it must have been so, in seconds; only for checks that can look back in time."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Threshold:
+        if self.warning_above is not None and (self.direction == "above" or self.warning_above <= (self.warning or 0)):
+            raise ValueError("warning_above only with direction below, and above the warning limit")
         if self.warning is not None and self.critical is not None:
             wrong = self.warning > self.critical if self.direction == "above" else self.warning < self.critical
             if wrong:

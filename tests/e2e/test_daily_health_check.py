@@ -161,7 +161,7 @@ def test_slack_refusing_loses_nothing_and_says_so(healthy: Platform) -> None:
     assert outcome.tasks["report"] == "success"
     log = healthy.client.log(DAG, outcome.run_id, "slack", attempt=3)
     assert "Slack: chat.postMessage refused: account_inactive" in log
-    assert "The report is safe in s3://vcci-reports/reports/daily_health_check/" in log
+    assert "The report is safe in s3://vcci-reports/reports/sandbox/daily_health_check/" in log
     assert arrived(healthy.demo, outcome.report, outcome.run_id) == {"Slack": False, "S3": True, "history": True}
     told = healthy.inbox("mail")[: len(healthy.inbox("mail")) - mails]
     assert "slack failed" in json.dumps(told)
@@ -241,7 +241,7 @@ def test_a_cleared_run_replaces_its_report_and_does_not_double_the_message(healt
     )
     assert answer.ok, answer.text
     assert healthy.client.wait(DAG, outcome.run_id) == "success"
-    assert json.dumps(healthy.inbox("slack")).count(block_id) == 1
+    assert json.dumps(healthy.inbox("slack")).count(f'"{block_id}"') == 1
     again = healthy.client.xcom(DAG, outcome.run_id, "report", "report")
     assert all(arrived(healthy.demo, again, outcome.run_id).values())
 

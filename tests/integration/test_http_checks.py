@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,11 @@ import pytest
 from sandbox.service import Sandbox, Service, wait_until
 from sandbox.services.api import Api
 from sandbox.services.prometheus import Prometheus
+from tests.conftest import RecordingTask
 from vcci_ops.domain.results import Result, Status
+from vcci_ops.domain.traffic import judge_requests
+from vcci_ops.exceptions import Unreachable
+from vcci_ops.hooks.http import Prometheus as PrometheusHook
 from vcci_ops.operators.http import ReadinessCheckOperator, TlsCheckOperator
 from vcci_ops.operators.prometheus import PromQLCheckOperator, TrafficCheckOperator
 from vcci_ops.settings import Check, Threshold, load_settings
@@ -183,6 +188,48 @@ def test_too_few_requests_say_nothing_about_errors(servers: Servers, run: Any) -
     result = run(traffic(min_requests=1e12))["api.error_rate"]
     assert (result.status, result.reason) == (Status.UNKNOWN, "no_data")
     assert "a rate needs 1,000,000,000,000" in result.summary
+
+
+def test_a_past_that_fails_does_not_hide_the_errors_of_today(servers: Servers, run: Any, monkeypatch: Any) -> None:
+    servers.fault("errors-5xx")
+    number = PrometheusHook.number
+
+    def failing(self: Any, query: str) -> float:
+        if "offset" in query:
+            raise Unreachable("Prometheus", "no answer within 12 s")
+        return number(self, query)
+
+    monkeypatch.setattr(PrometheusHook, "number", failing)
+    wait_until("spike scraped", lambda: run(traffic())["api.error_rate"].status is Status.CRITICAL, seconds=15)
+    assert run(traffic())["api.requests"].reason == "unreachable"
+
+
+def test_few_requests_without_a_past_are_unknown_and_many_are_ok() -> None:
+    check = SETTINGS.checks["api.requests"]
+    assert judge_requests(check, 3, {1: None}, minimum=100).status is Status.UNKNOWN
+    assert judge_requests(check, 300, {1: None}, minimum=100).status is Status.OK
+    assert judge_requests(check, 1000, {1: 100.0}, minimum=100).status is Status.WARNING
+
+
+def test_hosts_that_hang_do_not_hide_a_certificate_that_runs_out(servers: Servers, run: Any) -> None:
+    servers.fault("tls-near-expiry")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(8)
+        hanging = [
+            SETTINGS.tls[0].model_copy(
+                update={"host": "127.0.0.1", "port": silent.getsockname()[1], "server_name": f"h{i}.example"}
+            )
+            for i in range(4)
+        ]
+        task = TlsCheckOperator(task_id="t", hosts=[*hanging, *SETTINGS.tls], fail=False)
+        recorder = RecordingTask()
+        begun = time.monotonic()
+        task.execute({"ti": recorder, "params": {}})
+    found = {r["subject"]: r["status"] for r in recorder.pushed["results"]}
+    assert time.monotonic() - begun < 15
+    assert found.pop("api.vcci.greenlang.io") == "critical"
+    assert found == {f"h{i}.example at 127.0.0.1": "unknown" for i in range(4)}
 
 
 def test_unknown_window_is_refused(servers: Servers) -> None:

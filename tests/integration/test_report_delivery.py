@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from vcci_ops.domain.checks import judged
 from vcci_ops.domain.results import Status
 from vcci_ops.exceptions import Unreachable
 from vcci_ops.hooks.history import History, upgrade
-from vcci_ops.hooks.reports import ReportStore
+from vcci_ops.hooks.reports import ReportStore, report_key
 from vcci_ops.operators.http import ReadinessCheckOperator, TlsCheckOperator
 from vcci_ops.operators.report import HealthReportOperator, SlackReportOperator, VerdictOperator
 from vcci_ops.settings import load_settings
@@ -72,7 +73,7 @@ def places(started: Places, monkeypatch: pytest.MonkeyPatch) -> Places:
     for id_, connection in started.connections.items():
         monkeypatch.setenv(f"AIRFLOW_CONN_{id_.upper()}", json.dumps(connection))
     upgrade()
-    client = ReportStore(SETTINGS.reports.bucket, "x/")._hook.get_conn()
+    client = ReportStore(SETTINGS.reports.bucket, "x/", "sandbox")._hook.get_conn()
     if SETTINGS.reports.bucket not in {b["Name"] for b in client.list_buckets()["Buckets"]}:
         client.create_bucket(
             Bucket=SETTINGS.reports.bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
@@ -114,7 +115,7 @@ def test_a_check_task_that_left_nothing_is_reported_as_unknown(places: Places, r
     run.execute(run.report)
     report = run.pulled["report", "report"]
     assert report["status"] == "unknown"
-    document = History().report("daily_health_check", "lost-task")
+    document = History().report("sandbox", "daily_health_check", "lost-task")
     assert document is not None
     lost = next(r for r in document["results"] if r["check"] == "certificates.expiry")
     assert "its task certificates.wire did not finish" in lost["summary"]
@@ -127,7 +128,7 @@ def test_repeating_a_run_replaces_its_rows_and_is_not_its_own_past(places: Place
     run = Run(recording_task, "twice")
     for _ in range(2):
         run.execute(run.report)
-    document = History().report("daily_health_check", "twice")
+    document = History().report("sandbox", "daily_health_check", "twice")
     assert document is not None
     assert document["compared_with"] != document["started_at"]
     mine = [r for r in _runs() if r == "twice"]
@@ -144,7 +145,7 @@ def test_a_run_is_compared_with_its_like(places: Places, recording_task: Any) ->
         run = Run(recording_task, run_id)
         run.params = {"sections": sections or ["system_health", "certificates"]}
         run.execute(run.report)
-        document = History().report("daily_health_check", run_id)
+        document = History().report("sandbox", "daily_health_check", run_id)
         return document and document["started_at"], document and document["compared_with"]
 
     yesterday, _ = compared("scheduled__1")
@@ -167,7 +168,7 @@ def test_s3_refusing_leaves_the_report_in_the_history_and_fails_the_task(
     run = Run(recording_task, "no-s3")
     with pytest.raises(AirflowException, match=r"did not arrive everywhere: s3: s3://vcci-reports: EndpointConnection"):
         run.execute(run.report)
-    assert History().report("daily_health_check", "no-s3")
+    assert History().report("sandbox", "daily_health_check", "no-s3")
     assert list(run.pulled["report", "report"]["arrived"]) == ["history"]
     run.execute(run.slack)
     assert "did not arrive in s3" in places.inbox()
@@ -191,7 +192,9 @@ def test_history_down_leaves_the_report_in_s3_and_says_there_is_no_comparison(
     run = Run(recording_task, "no-history")
     with pytest.raises(AirflowException, match="history: The history database did not answer"):
         run.execute(run.report)
-    page = ReportStore(SETTINGS.reports.bucket, SETTINGS.reports.prefix).page("daily_health_check", "no-history")
+    page = ReportStore(SETTINGS.reports.bucket, SETTINGS.reports.prefix, "sandbox").page(
+        "daily_health_check", "no-history"
+    )
     assert page is not None
     assert "No comparison with earlier reports and no trends: The history database did not answer" in page
     assert run.execute(run.slack).count("/") == 1
@@ -204,7 +207,7 @@ def test_a_try_that_died_after_posting_does_not_post_again(places: Places, recor
     first = run.execute(run.slack)
     again = run.execute(run.slack, try_number=2)
     assert first == again
-    assert places.inbox().count(block_id) == 1
+    assert places.inbox().count(f'"{block_id}"') == 1
 
 
 def test_slack_refusal_names_the_error_and_where_the_report_is(
@@ -239,6 +242,66 @@ def test_a_channel_that_cannot_be_is_refused_by_name(places: Places, recording_t
         run.execute(run.slack)
 
 
+def test_environments_that_share_bucket_and_history_do_not_overwrite_each_other(
+    places: Places, recording_task: Any
+) -> None:
+    for environment in ("sandbox", "staging"):
+        run = Run(recording_task, "scheduled__shared")
+        run.report.settings = SETTINGS.model_copy(update={"environment": environment})
+        run.execute(run.report)
+    for environment in ("sandbox", "staging"):
+        document = History().report(environment, "daily_health_check", "scheduled__shared")
+        assert document is not None
+        assert document["environment"] == environment
+        page = ReportStore("vcci-reports", "reports/", environment).page("daily_health_check", "scheduled__shared")
+        assert page is not None
+        assert f"<strong>{environment}</strong>" in page
+
+
+def test_no_two_runs_share_a_key() -> None:
+    ids = ["manual__a:b", "manual__a_b", "manual__a+b", "manual__a=3Ab", "manual__a/b", "manual__a\u00e9"]
+    keys = {report_key("reports/", "sandbox", "d", run_id) for run_id in ids}
+    assert len(keys) == len(ids)
+    assert all(re.fullmatch(r"[A-Za-z0-9._=/-]+", key) and key.count("/") == 4 for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("tables", "history: The history database has not been migrated: run python -m vcci_ops.migrations"),
+        ("connection", "history: there is no Airflow connection vcci_ops_db"),
+    ],
+)
+def test_a_history_that_is_not_set_up_does_not_keep_the_report_from_s3_and_slack(
+    places: Places, recording_task: Any, monkeypatch: Any, fault: str, words: str
+) -> None:
+    if fault == "tables":
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_VCCI_OPS_DB", json.dumps({**places.connections["vcci_ops_db"], "schema": "postgres"})
+        )
+    else:
+        monkeypatch.delenv("AIRFLOW_CONN_VCCI_OPS_DB")
+    run = Run(recording_task, f"no-history-{fault}")
+    with pytest.raises(AirflowException, match=words):
+        run.execute(run.report)
+    assert "s3" in run.pulled["report", "report"]["arrived"]
+    run.execute(run.slack)
+    assert "did not arrive in history" in places.inbox()
+
+
+def test_a_cleared_run_brings_message_and_thread_up_to_date(places: Places, recording_task: Any) -> None:
+    run = Run(recording_task, "cleared")
+    run.execute(run.report)
+    first = run.execute(run.slack)
+    slow = judged(SETTINGS.checks["api.latency"], 77, "slow: seventy-seven")
+    run.pulled["system_health.readiness", "results"] = [slow.to_dict()]
+    run.execute(run.report)
+    assert run.execute(run.slack, try_number=2) == first
+    inbox = places.inbox()
+    assert inbox.count(f"{run.pulled['report', 'report']['slack']['block_id']}-0-0") == 1
+    assert inbox.count("slow: seventy-seven") >= 2
+
+
 def test_migrations_can_run_twice_and_go_back(places: Places) -> None:
     upgrade()
     with History()._connect() as connection:
@@ -249,5 +312,5 @@ def test_migrations_can_run_twice_and_go_back(places: Places) -> None:
 def test_history_that_is_away_is_an_error_of_its_own(places: Places, monkeypatch: Any) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_VCCI_OPS_DB", json.dumps({**places.connections["vcci_ops_db"], "port": 1}))
     with pytest.raises(Unreachable, match="The history database did not answer"):
-        History().report("a", "b")
+        History().report("x", "a", "b")
     assert Status.UNKNOWN.fails_run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 import re
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_hostile_text_is_only_text_on_the_page_and_in_slack() -> None:
     page = render(built)
     assert "<script" not in page
     assert "evil.example|click&gt;" in page
-    blocks = str(message(built, "vcci-x", "https://a/r", "https://a/run") + thread(built))
+    blocks = str(message(built, "vcci-x", "https://a/r", "https://a/run") + thread(built, "vcci-x"))
     assert "<!channel>" not in blocks
     assert "<https://evil" not in blocks
 
@@ -138,14 +139,47 @@ def test_slack_limits_hold_whatever_the_report(count: int) -> None:
     long = "x" * 5000
     results = [bad(subject=f"{i}", details=(long,) * 9) for i in range(count)]
     results += [stated(CHECKS["api.ready"], Status.CRITICAL, long)]
-    built = report(results, notes=(long[:1500],))
-    for blocks in (message(built, "b", "https://a", "https://b"), thread(built)):
+    built = report(results, notes=(long,) * 20, left_out=("database",))
+    posts = [message(built, "b", "https://a", "https://b"), *thread(built, "b")]
+    assert len(posts) <= 7
+    for blocks in posts:
         assert len(blocks) <= 50
+        assert len({block["block_id"] for block in blocks if block.get("block_id")}) >= 1
+        assert len(str(blocks)) < 13_200 + 100 * len(blocks)
         for block in blocks:
             if block["type"] == "section":
                 assert len(block["text"]["text"]) <= 3000
             if block["type"] == "header":
                 assert len(block["text"]["text"]) <= 150
+
+
+def test_a_long_thread_is_split_and_loses_no_line() -> None:
+    results = [ok("queues.depth", 1, subject=f"queue-{i}") for i in range(300)]
+    posts = thread(report(results), "b")
+    text = str(posts)
+    assert len(posts) > 1
+    assert all(f"queue-{i} " in text for i in range(300))
+
+
+def test_what_was_left_out_is_said_in_the_verdict_and_in_slack() -> None:
+    built = report([ok()], left_out=("database", "backups"))
+    assert built.verdict == "All is well: 1 ok (2 sections not looked at)"
+    assert "not looked at: database, backups" in str(message(built, "b", "https://a", "https://b"))
+
+
+def test_an_unknown_as_a_whole_is_not_gone_when_its_subjects_are_back() -> None:
+    before = (unknown(CHECKS["queues.depth"], "x"),)
+    now = [ok("queues.depth", 1, subject="intake")]
+    assert report(now, previous_at=NOW - dt.timedelta(days=1), previous=before).changes == []
+
+
+def test_credentials_and_what_cannot_be_stored_do_not_get_into_a_result() -> None:
+    leak = "connection to postgresql://vcci_app:TopSecret1@pg failed"
+    result = stated(CHECKS["api.ready"], Status.CRITICAL, f"{leak}\0\ud83d", details=(leak,), subject="a\0b")
+    assert "TopSecret1" not in str(result)
+    json.dumps(result.to_dict()).encode()
+    assert "\0" not in result.summary + result.subject
+    result.summary.encode()
 
 
 def test_document_holds_what_follows_from_the_results() -> None:

@@ -67,6 +67,27 @@ def test_what_could_not_be_measured_is_unknown_with_its_reason() -> None:
     assert unknown(CHECK, MeasurementError("x")).value is None
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_unknown_never_ok(value: float) -> None:
+    for unit in ("percent", "bytes", "s"):
+        check = CHECK.model_copy(update={"threshold": Threshold(unit=unit, warning=1)})
+        assert judged(check, value, "measured").status is Status.UNKNOWN
+        assert judged(check, 5, "measured", samples=[value]).status is Status.UNKNOWN
+
+
+def test_far_too_much_can_be_a_warning_where_too_little_is_bad() -> None:
+    both = Threshold(unit="percent of usual", warning=60, critical=10, direction="below", warning_above=300)
+    assert [verdict(both, v) for v in (5, 50, 100, 301)] == [
+        Status.CRITICAL,
+        Status.WARNING,
+        Status.OK,
+        Status.WARNING,
+    ]
+    assert describe(both).endswith("warning above 300 percent of usual")
+    with pytest.raises(ValueError, match="only with direction below"):
+        Threshold(unit="x", warning=1, warning_above=2)
+
+
 def test_limits_in_words() -> None:
     assert describe(Threshold(unit="pods", warning=0, **{"for": 300})) == "warning above 0 pods for 5 min"
     assert describe(None) == ""

@@ -85,7 +85,8 @@ class Report:
     def verdict(self) -> str:
         """The report in one line: ``Act now: 2 critical, 1 unknown, 30 ok``."""
         counted = ", ".join(f"{n} {status}" for status, n in self.counts.items() if n)
-        return f"{VERDICTS[self.status]}: {counted or 'nothing was measured'}"
+        partly = f" ({len(self.left_out)} sections not looked at)" if self.left_out else ""
+        return f"{VERDICTS[self.status]}: {counted or 'nothing was measured'}{partly}"
 
     @property
     def problems(self) -> list[Result]:
@@ -108,11 +109,16 @@ class Report:
         before = {result.key: result for result in self.previous}
         now = {result.key: result for result in self.results}
         looked = {result.section for result in self.results}
+        checks = {result.check for result in self.results}
         found = [_change(result, before.get(key)) for key, result in now.items()]
         found += [
             Change("gone", result, result.status)
             for key, result in before.items()
-            if key not in now and result.status is not Status.OK and result.section in looked
+            if key not in now
+            and result.status is not Status.OK
+            and result.section in looked
+            # What could not be measured as a whole is now reported subject by subject.
+            and not (result.status is Status.UNKNOWN and not result.subject and result.check in checks)
         ]
         order = ("worse", "new", "gone", "better")
         return sorted((c for c in found if c), key=lambda c: (order.index(c.kind), -c.result.status.rank))

@@ -18,10 +18,14 @@ def usual(past: Mapping[int, float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def judge_requests(check: Check, requests: float, past: Mapping[int, float | None], **more: Any) -> Result:
+def judge_requests(
+    check: Check, requests: float, past: Mapping[int, float | None], *, minimum: float, **more: Any
+) -> Result:
     """Judge the number of requests as a percentage of what is usual.
 
     None at all is critical, whatever the past: somebody always uses the platform.
+
+    :param minimum: without a past to compare with, fewer requests than this are unknown, not ok.
     """
     normal = usual(past)
     details = tuple(
@@ -34,6 +38,8 @@ def judge_requests(check: Check, requests: float, past: Mapping[int, float | Non
         return stated(check, Status.CRITICAL, summary, value=0.0, unit="percent of usual", display="0", **more)
     if normal is None:
         summary = f"{requests:,.0f} requests; no past week to compare with"
+        if requests < minimum:
+            return unknown(check, NoData(summary), **more)
         return stated(check, Status.OK, summary, display=f"{requests:,.0f}", **more)
     percent = 100 * requests / normal
     summary = f"{requests:,.0f} requests, {percent:.0f} % of the same weekday's usual {normal:,.0f}"

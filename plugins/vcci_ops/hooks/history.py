@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vcci_ops.domain.report import Point, Report
 from vcci_ops.domain.results import Result, Status
-from vcci_ops.exceptions import Unreachable
+from vcci_ops.exceptions import MeasurementError, Unreachable
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -48,13 +48,21 @@ class History:
     def _connect(self) -> Iterator[Connection[Any]]:
         import psycopg
         from airflow.providers.postgres.hooks.postgres import PostgresHook
+        from airflow.sdk.exceptions import AirflowNotFoundException
 
-        hook = PostgresHook(self.conn_id, options="-c statement_timeout=10s -c lock_timeout=5s")
         try:
+            hook = PostgresHook(self.conn_id, options="-c statement_timeout=10s -c lock_timeout=5s")
             with hook.get_conn() as connection:
                 yield connection
+        except AirflowNotFoundException as error:
+            raise MeasurementError(f"there is no Airflow connection {self.conn_id}") from error
+        except psycopg.errors.UndefinedTable as error:
+            what = "The history database has not been migrated: run python -m vcci_ops.migrations"
+            raise MeasurementError(what) from error
         except psycopg.OperationalError as error:
             raise Unreachable("The history database", type(error).__name__) from error
+        except psycopg.Error as error:
+            raise MeasurementError(f"The history database refused: {type(error).__name__}") from error
 
     def record(self, report: Report, snapshots: Mapping[str, Any]) -> None:
         """Write a run with its results and snapshots; writing it again replaces it.
@@ -66,7 +74,7 @@ class History:
                 """
                 INSERT INTO run (dag_id, run_id, environment, started_at, finished_at, status, parameters, report)
                 VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
-                ON CONFLICT (dag_id, run_id) DO UPDATE SET finished_at = excluded.finished_at,
+                ON CONFLICT (environment, dag_id, run_id) DO UPDATE SET finished_at = excluded.finished_at,
                     status = excluded.status, parameters = excluded.parameters, report = excluded.report
                 RETURNING id
                 """,
@@ -152,41 +160,43 @@ class History:
     ) -> list[tuple[dt.datetime, Any]]:
         """Return time and payload of the snapshots of a kind in the days before a time, newest first.
 
-        :param besides: run_id to pass over.
+        :param besides: run_id to pass over; when it is a scheduled run's, only scheduled runs are looked at.
         """
         with self._connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
                 SELECT run.started_at, payload FROM snapshot JOIN run ON run.id = snapshot.run
                 WHERE kind = %s AND environment = %s AND started_at < %s AND started_at >= %s AND run_id <> %s
+                  AND (starts_with(run_id, 'scheduled__') OR NOT starts_with(%s, 'scheduled__'))
                 ORDER BY started_at DESC LIMIT 200
                 """,
-                (kind, environment, before, before - dt.timedelta(days=days), besides),
+                (kind, environment, before, before - dt.timedelta(days=days), besides, besides),
             )
             return [(at, payload) for at, payload in cursor]
 
-    def record_delivery(self, dag_id: str, run_id: str, channel: str, reference: str) -> None:
+    def record_delivery(self, environment: str, dag_id: str, run_id: str, channel: str, reference: str) -> None:
         """Note that a report arrived."""
         with self._connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
-                INSERT INTO delivery (dag_id, run_id, channel, at, reference) VALUES (%s, %s, %s, now(), %s)
-                ON CONFLICT (dag_id, run_id, channel) DO UPDATE SET at = now(), reference = excluded.reference
+                INSERT INTO delivery (environment, dag_id, run_id, channel, at, reference)
+                VALUES (%s, %s, %s, %s, now(), %s) ON CONFLICT (environment, dag_id, run_id, channel)
+                DO UPDATE SET at = now(), reference = excluded.reference
                 """,
-                (dag_id, run_id, channel, reference),
+                (environment, dag_id, run_id, channel, reference),
             )
 
-    def deliveries(self, dag_id: str, run_id: str) -> dict[str, str]:
+    def deliveries(self, environment: str, dag_id: str, run_id: str) -> dict[str, str]:
         """Return where a run's report arrived: channel → reference."""
+        query = "SELECT channel, reference FROM delivery WHERE environment = %s AND dag_id = %s AND run_id = %s"
         with self._connect() as connection, connection.cursor() as cursor:
-            query = "SELECT channel, reference FROM delivery WHERE dag_id = %s AND run_id = %s"
-            return dict(cursor.execute(query, (dag_id, run_id)).fetchall())
+            return dict(cursor.execute(query, (environment, dag_id, run_id)).fetchall())
 
-    def report(self, dag_id: str, run_id: str) -> dict[str, Any] | None:
+    def report(self, environment: str, dag_id: str, run_id: str) -> dict[str, Any] | None:
         """Return the report of a run as JSON, or None."""
+        query = "SELECT report FROM run WHERE environment = %s AND dag_id = %s AND run_id = %s"
         with self._connect() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT report FROM run WHERE dag_id = %s AND run_id = %s", (dag_id, run_id))
-            row: Iterable[Any] | None = cursor.fetchone()
+            row: Iterable[Any] | None = cursor.execute(query, (environment, dag_id, run_id)).fetchone()
         return next(iter(row)) if row else None
 
 

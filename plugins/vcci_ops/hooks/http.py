@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from functools import cached_property
@@ -35,7 +36,10 @@ class JsonApi:
         """The provider's hook."""
         from airflow.providers.http.hooks.http import HttpHook
 
-        return HttpHook(method="GET", http_conn_id=self.http_conn_id)
+        hook = HttpHook(method="GET", http_conn_id=self.http_conn_id)
+        # It announces a retry that it does not make, with addresses of objects; what happened is said below.
+        logging.getLogger(f"airflow.task.hooks.{HttpHook.__module__}.{HttpHook.__name__}").setLevel(logging.ERROR)
+        return hook
 
     def get(self, path: str, params: dict[str, Any] | None = None) -> tuple[int, Any, float]:
         """Return status code, decoded JSON body (None when it is not JSON) and seconds it took.
@@ -109,7 +113,9 @@ class Prometheus:
         """Evaluate over the last ``seconds`` in steps of ``step`` seconds; oldest first, one series."""
         now = time.time()
         data = self._ask("api/v1/query_range", {"query": query, "start": now - seconds, "end": now, "step": step})
-        return [float(value) for series in data["result"][:1] for _, value in series["values"]]
+        if len(data["result"]) > 1:
+            raise UnexpectedAnswer("Prometheus", f"{len(data['result'])} series where one was expected: {query}")
+        return [float(value) for series in data["result"] for _, value in series["values"]]
 
     def _ask(self, path: str, params: dict[str, Any]) -> Any:
         status, body, _ = self._api.get(path, params)

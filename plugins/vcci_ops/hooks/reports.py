@@ -13,9 +13,16 @@ if TYPE_CHECKING:
     from vcci_ops.domain.report import Report
 
 
-def report_key(prefix: str, dag_id: str, run_id: str) -> str:
-    """Return the key of a run's folder, with a closing slash; safe for run ids with ``:`` and ``+``."""
-    return f"{prefix}{dag_id}/{re.sub(r'[^A-Za-z0-9._-]', '_', run_id)}/"
+def report_key(prefix: str, environment: str, dag_id: str, run_id: str) -> str:
+    """Return the key of a run's folder, with a closing slash.
+
+    No two runs share one: what a URL would have to escape stands as ``=`` and its bytes in hex.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        return "".join(f"={byte:02X}" for byte in match[0].encode("utf-8", "replace"))
+
+    return f"{prefix}{environment}/{dag_id}/{re.sub(r'[^A-Za-z0-9._-]', escaped, run_id)}/"
 
 
 class ReportStore:
@@ -23,15 +30,17 @@ class ReportStore:
 
     :param bucket: name of the bucket.
     :param prefix: key prefix, with a closing slash.
+    :param environment: of the settings; environments may share a bucket.
     :param aws_conn_id: AWS connection.
     """
 
-    def __init__(self, bucket: str, prefix: str, aws_conn_id: str = "vcci_s3") -> None:
+    def __init__(self, bucket: str, prefix: str, environment: str, aws_conn_id: str = "vcci_s3") -> None:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
         from botocore.config import Config
 
         self.bucket = bucket
         self.prefix = prefix
+        self.environment = environment
         config = Config(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2})
         self._hook = S3Hook(aws_conn_id, config=config)
 
@@ -46,7 +55,7 @@ class ReportStore:
 
         from vcci_ops.hooks.crew import Crew
 
-        key = report_key(self.prefix, report.dag_id, report.run_id)
+        key = report_key(self.prefix, self.environment, report.dag_id, report.run_id)
         document = json.dumps(report.to_dict(), indent=1)
         files = (("report.json", document, "application/json"), ("report.html", page, "text/html; charset=utf-8"))
         client = self._hook.get_conn()
@@ -70,7 +79,7 @@ class ReportStore:
         """Return the page of a run, or None when there is none."""
         from botocore.exceptions import ClientError
 
-        key = f"{report_key(self.prefix, dag_id, run_id)}report.html"
+        key = f"{report_key(self.prefix, self.environment, dag_id, run_id)}report.html"
         try:
             body: bytes = self._hook.get_conn().get_object(Bucket=self.bucket, Key=key)["Body"].read()
         except ClientError as error:

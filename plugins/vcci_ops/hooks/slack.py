@@ -10,6 +10,7 @@ from vcci_ops.exceptions import DeliveryFailed
 
 if TYPE_CHECKING:
     from slack_sdk import WebClient
+    from slack_sdk.http_retry import RetryHandler
 
 SECONDS = 10
 
@@ -24,7 +25,7 @@ class SlackChannel:
 
     :param channel: ``#name`` or id.
     :param slack_conn_id: Slack API connection; its password is the bot token (scopes ``chat:write``,
-        ``channels:read``, ``channels:history``).
+        ``channels:read``, ``channels:history``, and ``groups:`` the same for a private channel).
     """
 
     def __init__(self, channel: str, slack_conn_id: str = "vcci_slack") -> None:
@@ -33,9 +34,10 @@ class SlackChannel:
 
     def _client(self) -> WebClient:
         from airflow.providers.slack.hooks.slack import SlackHook
-        from slack_sdk.http_retry.builtin_handlers import ConnectionErrorRetryHandler, RateLimitErrorRetryHandler
+        from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
 
-        handlers = [RateLimitErrorRetryHandler(max_retry_count=3), ConnectionErrorRetryHandler(max_retry_count=1)]
+        # Only what Slack has certainly not done is repeated: a lost answer may be that of a posted message.
+        handlers: list[RetryHandler] = [RateLimitErrorRetryHandler(max_retry_count=3)]
         hook = SlackHook(slack_conn_id=self.slack_conn_id, timeout=SECONDS, retry_handlers=handlers)
         return hook.get_conn()
 
@@ -64,20 +66,34 @@ class SlackChannel:
 
     def find(self, block_id: str) -> tuple[str, str] | None:
         """Return the message of the channel that has a block of this id, among its newest hundred."""
-        name = self.channel.removeprefix("#")
-        channels = self.call("conversations.list", limit=1000).get("channels", [])
-        ids = [c["id"] for c in channels if name in (c["id"], c["name"])]
-        if not ids:
+        channel = self._channel_id()
+        if not channel:
             return None
-        for message in self.call("conversations.history", channel=ids[0], limit=100).get("messages", []):
+        for message in self.call("conversations.history", channel=channel, limit=100).get("messages", []):
             if any(block.get("block_id") == block_id for block in message.get("blocks", [])):
-                return ids[0], message["ts"]
+                return channel, message["ts"]
         return None
 
-    def has_replies(self, channel: str, ts: str) -> bool:
-        """Whether somebody, most likely an earlier try, has answered in the thread."""
-        return len(self.call("conversations.replies", channel=channel, ts=ts).get("messages", [])) > 1
+    def replies(self, channel: str, ts: str) -> dict[str, str]:
+        """Return block_id → time stamp of the replies in a message's thread."""
+        found = self.call("conversations.replies", channel=channel, ts=ts, limit=200).get("messages", [])
+        return {block.get("block_id", ""): reply["ts"] for reply in found for block in reply.get("blocks", [])}
 
-    def permalink(self, channel: str, ts: str) -> str:
-        """Return the message's address."""
-        return str(self.call("chat.getPermalink", channel=channel, message_ts=ts).get("permalink", ""))
+    def _channel_id(self) -> str | None:
+        if not self.channel.startswith("#"):
+            return self.channel
+        cursor = ""
+        while True:
+            page = self.call(
+                "conversations.list", types="public_channel,private_channel", limit=1000, **_given(cursor=cursor)
+            )
+            for channel in page.get("channels", []):
+                if channel["name"] == self.channel[1:]:
+                    return str(channel["id"])
+            cursor = (page.get("response_metadata") or {}).get("next_cursor", "")
+            if not cursor:
+                return None
+
+
+def _given(**arguments: str) -> dict[str, str]:
+    return {name: value for name, value in arguments.items() if value}

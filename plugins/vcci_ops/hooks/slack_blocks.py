@@ -29,7 +29,10 @@ EMOJI = {
     Status.CRITICAL: ":red_circle:",
     Status.UNKNOWN: ":large_purple_circle:",
 }
-MOST_PROBLEMS, MOST_CHANGES, SECTION_LIMIT, BLOCK_LIMIT = 5, 5, 2900, 48
+MOST_PROBLEMS, MOST_CHANGES, SECTION_LIMIT = 5, 5, 2900
+POST_LIMIT = 10_000
+"""Characters to a post: Slack refuses more than some 13,200 in all blocks together."""
+MOST_POSTS = 6
 
 
 def message(report: Report, block_id: str, report_url: str, run_url: str) -> list[dict[str, Any]]:
@@ -38,6 +41,8 @@ def message(report: Report, block_id: str, report_url: str, run_url: str) -> lis
     :param block_id: id of the first block, by which a later try finds the message.
     """
     when = f"{report.title} · *{_escape(report.environment)}* · {report.started_at:%a %-d %b, %H:%M} UTC"
+    if report.left_out:
+        when += f" · not looked at: {_escape(', '.join(report.left_out))}"
     blocks: list[Block] = [
         HeaderBlock(text=PlainTextObject(text=_cut(report.verdict, 150), emoji=True), block_id=block_id),
         ContextBlock(elements=[MarkdownTextObject(text=when)]),
@@ -48,7 +53,8 @@ def message(report: Report, block_id: str, report_url: str, run_url: str) -> lis
         more = len(problems) - MOST_PROBLEMS
         blocks.append(ContextBlock(elements=[MarkdownTextObject(text=f"and {more} more, see the thread")]))
     blocks += [DividerBlock(), _section(_changes(report))]
-    blocks += [ContextBlock(elements=[MarkdownTextObject(text=_escape(note))]) for note in report.notes]
+    notes = [_cut(_escape(note), 500) for note in report.notes[:5]]
+    blocks += [ContextBlock(elements=[MarkdownTextObject(text=f":warning: {note}")]) for note in notes]
     buttons = [
         ButtonElement(text="Open the report", url=report_url, action_id="report", style="primary"),
         ButtonElement(text="Run in Airflow", url=run_url, action_id="run"),
@@ -57,16 +63,31 @@ def message(report: Report, block_id: str, report_url: str, run_url: str) -> lis
     return [block.to_dict() for block in blocks]
 
 
-def thread(report: Report) -> list[dict[str, Any]]:
-    """Return the details for the thread: every result, by section."""
-    blocks: list[Block] = []
-    for section, results in report.sections.items():
-        for text in _chunks([f"*{_escape(section)}*", *map(_line, results)]):
-            blocks.append(_section(text))
-    if len(blocks) > BLOCK_LIMIT:
-        left = MarkdownTextObject(text="… cut here: Slack takes no more. The report has everything.")
-        blocks = [*blocks[: BLOCK_LIMIT - 1], ContextBlock(elements=[left])]
-    return [block.to_dict() for block in blocks]
+def thread(report: Report, block_id: str) -> list[list[dict[str, Any]]]:
+    """Return the details for the thread: every result, by section, in as many posts as Slack needs.
+
+    :param block_id: the message's; the posts' blocks are called ``<block_id>-<post>-<block>``.
+    """
+    texts = [
+        text
+        for section, results in report.sections.items()
+        for text in _chunks([f"*{_escape(section)}*", *map(_line, results)])
+    ]
+    posts: list[list[str]] = [[]]
+    for text in texts:
+        if posts[-1] and sum(map(len, posts[-1])) + len(text) > POST_LIMIT:
+            posts.append([])
+        posts[-1].append(text)
+    if len(posts) > MOST_POSTS:
+        posts = [*posts[: MOST_POSTS - 1], ["… cut here. The report has everything."]]
+    return [
+        [
+            SectionBlock(text=MarkdownTextObject(text=text), block_id=f"{block_id}-{number}-{index}").to_dict()
+            for index, text in enumerate(texts)
+        ]
+        for number, texts in enumerate(posts)
+        if texts
+    ]
 
 
 def _section(text: str) -> SectionBlock:
@@ -95,7 +116,7 @@ def _line(result: Result) -> str:
 def _changes(report: Report) -> str:
     if report.previous_at is None:
         return "*Changed:* the first report, nothing to compare with"
-    changes = [_escape(change.words) for change in report.changes]
+    changes = [_cut(_escape(change.words), 200) for change in report.changes]
     if not changes:
         return f"*Changed* since {report.previous_at:%a %-d %b, %H:%M}: nothing"
     more = [f"and {len(changes) - MOST_CHANGES} more"] if len(changes) > MOST_CHANGES else []

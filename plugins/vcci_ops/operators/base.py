@@ -5,13 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import importlib
 import logging
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
-from airflow.sdk.execution_time.timeout import timeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from vcci_ops.domain.checks import unknown
 from vcci_ops.domain.results import Result, Status
@@ -39,6 +42,35 @@ def section_chosen(context: Context, task_id: str) -> bool:
     """Whether the run's parameter ``sections``, if it has one, names the task group of this task."""
     sections = (context.get("params") or {}).get("sections")
     return not sections or "." not in task_id or task_id.partition(".")[0] in sections
+
+
+class DeadlinePassed(BaseException):
+    """A check took too long; not an Exception, so that no client library swallows it."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise :class:`DeadlinePassed` in the block after ``seconds``; main thread only, elsewhere no limit.
+
+    Airflow's own timeout would do, but it takes the timer of the task's ``execution_timeout`` with it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def passed(_signal: int, _frame: Any) -> None:
+        raise DeadlinePassed
+
+    begun = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, passed)
+    before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if before:
+            signal.setitimer(signal.ITIMER_REAL, max(before - (time.monotonic() - begun), 0.001))
 
 
 class CheckOperator(BaseOperator):
@@ -96,18 +128,17 @@ class CheckOperator(BaseOperator):
     def earlier(self, context: Context, kind: str, *, days: float) -> list[tuple[dt.datetime, Any]]:
         """Return what earlier runs of this environment left under an XCom key, with its time, newest first.
 
-        Empty without a history, or when it does not answer: that must hide no result.
+        A scheduled run sees scheduled runs only: what somebody looked at by hand at 08:55 is still new at
+        09:00. Empty without a connection to a history.
+
+        :raises MeasurementError: when the history does not answer: "nothing to compare with" would be a lie.
         """
         if self.history is None:
             return []
         run = context["dag_run"]
         before = run.start_date or dt.datetime.now(dt.UTC)
         environment = load_settings().environment
-        try:
-            return self.history.snapshots(environment, kind, before, days=days, besides=str(run.run_id))
-        except MeasurementError as error:
-            self.log.warning("Nothing to compare with: %s", error)
-            return []
+        return self.history.snapshots(environment, kind, before, days=days, besides=str(run.run_id))
 
     def measure(self, context: Context) -> Iterator[Result]:
         """Yield the results; raise a :class:`~vcci_ops.exceptions.MeasurementError` for what is missing."""
@@ -142,12 +173,12 @@ class CheckOperator(BaseOperator):
         seen: set[str] = set()
         error: MeasurementError | None = None
         try:
-            with timeout(seconds=self.deadline):  # type: ignore[no-untyped-call]
+            with time_limit(self.deadline):
                 for result in self.measure(context):
                     seen.add(result.check)
                     self._log_result(result)
                     yield result
-        except AirflowTaskTimeout:
+        except DeadlinePassed:
             error = Unreachable(self.system, f"no answer within {self.deadline:.0f} s")
         except MeasurementError as failure:
             error = failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vcci_ops.domain.checks import judged, stated
@@ -82,8 +83,9 @@ class TlsCheckOperator(CheckOperator):
     A host that no client would accept (expired, wrong name, unknown authority) is critical whatever
     its days left.
 
-    :param hosts: what to connect to; a host without an address uses that of ``http_conn_id``.
-    :param http_conn_id: HTTP connection whose address and CA bundle (extra ``verify``) are used.
+    :param hosts: what to connect to; a host without an address uses that of ``http_conn_id`` and its CA
+        bundle (extra ``verify``); others are verified with the system's authorities.
+    :param http_conn_id: HTTP connection.
     """
 
     measures = ("certificates.expiry",)
@@ -98,13 +100,20 @@ class TlsCheckOperator(CheckOperator):
         """Yield ``certificates.expiry`` for each host."""
         from airflow.sdk import BaseHook
 
+        from vcci_ops.hooks.crew import Crew
+
         connection = BaseHook.get_connection(self.http_conn_id)
         verify = connection.extra_dejson.get("verify")
         ca_file = verify if isinstance(verify, str) else None
-        yield from [
-            self._host(host, host.host or str(connection.host), host.port or connection.port or 443, ca_file)
-            for host in self.hosts
-        ]
+        own_port = connection.port or 443
+        with Crew(len(self.hosts)) as crew:  # a host that hangs must not hide the others
+            answers = [
+                crew.submit(partial(self._host, host, host.host, host.port or 443, None))
+                if host.host
+                else crew.submit(partial(self._host, host, str(connection.host), host.port or own_port, ca_file))
+                for host in self.hosts
+            ]
+            yield from [answer.result() for answer in answers]
 
     def _host(self, host: TlsHost, address: str, port: int, ca_file: str | None) -> Result:
         from vcci_ops.domain.checks import unknown
@@ -112,14 +121,15 @@ class TlsCheckOperator(CheckOperator):
 
         (check,) = self.chosen()
         asked = f"TLS handshake with {address}:{port} for {host.server_name}"
+        subject = f"{host.server_name} at {address}" if host.host else host.server_name
         self.log.info("%s", asked)
         try:
             found = presented(address, port, host.server_name, ca_file=ca_file)
         except MeasurementError as error:
-            return unknown(check, error, subject=host.server_name, query=asked)
+            return unknown(check, error, subject=subject, query=asked)
         left = (found.not_after - dt.datetime.now(dt.UTC)).total_seconds()
         more: dict[str, Any] = {
-            "subject": host.server_name,
+            "subject": subject,
             "query": asked,
             "details": (f"issuer {found.issuer}", f"names {', '.join(found.names)}", f"serial {found.serial}"),
         }

@@ -148,19 +148,22 @@ class TrafficCheckOperator(CheckOperator):
         if answers["up"].result() < 1:
             raise NoData("Prometheus reaches none of the API's pods (up is 0), so requests are not counted")
         past = {weeks: _or_none(answers[f"requests-{weeks}"]) for weeks in range(1, self.compare_weeks + 1)}
-        return judge_requests(check, requests, past, query=self._query(self.requests))
+        query = self._query(self.requests)
+        return judge_requests(check, requests, past, minimum=self.min_requests, query=query)
 
     def _errors(self, check: Check, answers: dict[str, Future[float]]) -> Result:
         requests, errors = answers["requests"].result(), answers["errors"].result()
-        then, failed = _or_none(answers.get("requests-1")), _or_none(answers["errors-1"])
+        # A past that cannot be had is only missing from the words; it must not hide what is measured now.
+        then = _or_none(answers.get("requests-1"), MeasurementError)
+        failed = _or_none(answers["errors-1"], MeasurementError)
         before = 100 * failed / then if then and failed is not None else None
         query = self._query(self.errors)
         return judge_error_rate(check, errors, requests, minimum=self.min_requests, before=before, query=query)
 
 
-def _or_none(answer: Future[float] | None) -> float | None:
-    """Return a number of the past, or None where there is none: the past may be missing, it hides nothing."""
+def _or_none(answer: Future[float] | None, fault: type[MeasurementError] = NoData) -> float | None:
+    """Return a number of the past, or None when it is missing in the way of ``fault``."""
     try:
         return answer.result() if answer else None
-    except NoData:
+    except fault:
         return None

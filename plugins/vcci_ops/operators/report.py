@@ -107,6 +107,7 @@ class HealthReportOperator(BaseOperator):
             history = History(self.history_conn_id)
             previous, series = history.previous(report), history.series(report)
         except MeasurementError as error:
+            self.log.warning("The history cannot be read: %s", error)
             note = f"No comparison with earlier reports and no trends: {error}"
             return dataclasses.replace(report, notes=(note,))
         if previous:
@@ -156,13 +157,17 @@ class HealthReportOperator(BaseOperator):
         except (DeliveryFailed, MeasurementError) as error:
             failures.append(f"{where}: {error}")
             self.log.error("Report did NOT arrive in %s: %s", where, error)
+        except Exception as error:  # whatever it is, it must not keep the report from the other places
+            failures.append(f"{where}: {type(error).__name__}")
+            self.log.exception("Report did NOT arrive in %s", where)
 
     def _store(self, report: Report) -> str:
         from vcci_ops.domain.pages import render
         from vcci_ops.hooks.reports import ReportStore
 
         where = self.settings.reports
-        return ReportStore(where.bucket, where.prefix, self.aws_conn_id).save(report, render(report))
+        store = ReportStore(where.bucket, where.prefix, report.environment, self.aws_conn_id)
+        return store.save(report, render(report))
 
     def _record(self, report: Report, snapshots: dict[str, Any], arrived: dict[str, str]) -> str:
         from vcci_ops.hooks.history import History
@@ -170,7 +175,7 @@ class HealthReportOperator(BaseOperator):
         history = History(self.history_conn_id)
         history.record(report, snapshots)
         for channel, reference in arrived.items():
-            history.record_delivery(report.dag_id, report.run_id, channel, reference)
+            history.record_delivery(report.environment, report.dag_id, report.run_id, channel, reference)
         return f"the history ({len(report.results)} results)"
 
     def _push(
@@ -179,6 +184,8 @@ class HealthReportOperator(BaseOperator):
         from vcci_ops.hooks.slack import marker
         from vcci_ops.hooks.slack_blocks import message, thread
 
+        undelivered = tuple(f"The report did not arrive in {failure}" for failure in failures)
+        report = dataclasses.replace(report, notes=(*report.notes, *undelivered))
         base = airflow_url(self.settings)
         run_url = f"{base}/dags/{report.dag_id}/runs/{quote(report.run_id, safe='')}"
         report_url = base + report_path(report.dag_id, report.run_id)
@@ -188,6 +195,7 @@ class HealthReportOperator(BaseOperator):
             value={
                 "status": str(report.status),
                 "verdict": report.verdict,
+                "environment": report.environment,
                 "problems": [f"{r.status}: {r.title} {r.subject}".strip() for r in report.problems],
                 "arrived": arrived,
                 "failures": list(failures),
@@ -196,7 +204,7 @@ class HealthReportOperator(BaseOperator):
                 "slack": {
                     "block_id": block_id,
                     "message": message(report, block_id, report_url, run_url),
-                    "thread": thread(report),
+                    "thread": thread(report, block_id),
                 },
             },
         )
@@ -253,37 +261,60 @@ class SlackReportOperator(BaseOperator):
             error = InvalidInput("slack_channel", self.channel, "#name in lower case, or a channel id")
             raise AirflowFailException(str(error))
         try:
-            channel, ts = self._post(report, int(context["ti"].try_number))
+            earlier = self._earlier(context, report) if int(context["ti"].try_number) > 1 else None
+            channel, ts = self._post(report, earlier)
         except DeliveryFailed as error:
             safe = f"The report is safe in {' and '.join(report['arrived'].values()) or 'this task log'}"
             self.log.error("%s. %s", error, safe)
             raise AirflowException(f"{error}. {safe}") from error
         self.log.info("Posted to %s: %s", self.channel, report["verdict"])
-        self._record(context, f"{channel}/{ts}")
+        self._record(context, report, f"{channel}/{ts}")
         return f"{channel}/{ts}"
 
-    def _post(self, report: dict[str, Any], attempt: int) -> tuple[str, str]:
+    def _earlier(self, context: Context, report: dict[str, Any]) -> tuple[str, str] | None:
+        """Return channel and time stamp of the message that an earlier try has posted, if it has."""
+        from vcci_ops.hooks.history import History
+        from vcci_ops.hooks.slack import SlackChannel
+
+        run = context["dag_run"]
+        try:
+            where = (report["environment"], str(run.dag_id), str(run.run_id))
+            known = History(self.history_conn_id).deliveries(*where).get("slack")
+        except MeasurementError as error:
+            self.log.warning("The history cannot say whether the message was posted (%s); asking Slack", error)
+            known = None
+        if known:
+            channel, _, ts = known.partition("/")
+            return channel, ts
+        return SlackChannel(self.channel, self.slack_conn_id).find(report["slack"]["block_id"])
+
+    def _post(self, report: dict[str, Any], earlier: tuple[str, str] | None) -> tuple[str, str]:
         from vcci_ops.hooks.slack import SlackChannel
 
         slack = SlackChannel(self.channel, self.slack_conn_id)
         wanted = report["slack"]
-        failures = [f"The report did not arrive in {failure}" for failure in report["failures"]]
-        text = ". ".join([report["verdict"], *failures])
-        posted = slack.find(wanted["block_id"]) if attempt > 1 else None
-        if posted:
+        if earlier:
             self.log.info("An earlier try has posted the message; it is brought up to date, not doubled")
-            slack.call("chat.update", channel=posted[0], ts=posted[1], text=text, blocks=wanted["message"])
-        channel, ts = posted or slack.post(text, wanted["message"])
-        if wanted["thread"] and not (posted and slack.has_replies(channel, ts)):
-            SlackChannel(channel, self.slack_conn_id).post("Details", wanted["thread"], thread_ts=ts)
+            channel, ts = earlier
+            slack.call("chat.update", channel=channel, ts=ts, text=report["verdict"], blocks=wanted["message"])
+        else:
+            channel, ts = slack.post(report["verdict"], wanted["message"])
+        there = slack.replies(channel, ts) if earlier else {}
+        for blocks in wanted["thread"]:
+            reply = there.get(blocks[0]["block_id"])
+            if reply:
+                slack.call("chat.update", channel=channel, ts=reply, text="Details", blocks=blocks)
+            else:
+                SlackChannel(channel, self.slack_conn_id).post("Details", blocks, thread_ts=ts)
         return channel, ts
 
-    def _record(self, context: Context, reference: str) -> None:
+    def _record(self, context: Context, report: dict[str, Any], reference: str) -> None:
         from vcci_ops.hooks.history import History
 
         run = context["dag_run"]
+        where = (report["environment"], str(run.dag_id), str(run.run_id), "slack")
         try:
-            History(self.history_conn_id).record_delivery(str(run.dag_id), str(run.run_id), "slack", reference)
+            History(self.history_conn_id).record_delivery(*where, reference)
         except MeasurementError as error:
             self.log.warning("Posted, but that could not be noted in the history: %s", error)
 

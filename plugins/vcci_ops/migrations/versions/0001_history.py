@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("parameters", JSONB, nullable=False, server_default="{}"),
         sa.Column("report", JSONB, nullable=False),
         sa.CheckConstraint("status IN ('ok', 'warning', 'critical', 'unknown')", name="run_status"),
-        sa.UniqueConstraint("dag_id", "run_id", name="run_once"),
+        sa.UniqueConstraint("environment", "dag_id", "run_id", name="run_once"),
         comment="One row a DAG run that made a report",
     )
     op.create_index("run_by_time", "run", ["dag_id", "environment", "started_at"])
@@ -53,6 +53,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "delivery",
+        sa.Column("environment", sa.Text, primary_key=True),
         sa.Column("dag_id", sa.Text, primary_key=True),
         sa.Column("run_id", sa.Text, primary_key=True),
         sa.Column("channel", sa.Text, primary_key=True),
