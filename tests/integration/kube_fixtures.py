@@ -157,6 +157,15 @@ class Plane:
         for name in names:
             self.kubectl("rollout", "status", f"deployment/{name}", "-n", self.namespace, "--timeout=40s")
 
+    def wait_logged(self, name: str) -> None:
+        """Wait until every pod of a Deployment has written something."""
+
+        def logs() -> list[str]:
+            names = [pod["metadata"]["name"] for pod in self.pods(name)]
+            return [self.kubectl("logs", pod, "-c", name, "-n", self.namespace) for pod in names]
+
+        until(f"{name} logs", lambda: all(logs()))
+
     def wait_waiting(self, name: str, reason: str, restarts: int = 0) -> None:
         def so() -> bool:
             found = [s for pod in self.pods(name) for s in pod.get("status", {}).get("containerStatuses", ())]

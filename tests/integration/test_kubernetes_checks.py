@@ -32,6 +32,7 @@ from tests.integration.kube_fixtures import (
     usage_metrics,
 )
 from vcci_ops.domain.results import Result, Status
+from vcci_ops.exceptions import Unreachable
 from vcci_ops.operators.base import CheckOperator
 from vcci_ops.operators.kubernetes import PodsCheckOperator, UsageCheckOperator
 from vcci_ops.operators.logs import LogsCheckOperator
@@ -68,6 +69,7 @@ def platform(plane: Plane) -> Iterator[Plane]:
     meta = {"name": "migrate", "namespace": plane.namespace}
     plane.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {"template": {"spec": job}}})
     plane.wait_ready("backend-api", "worker")
+    plane.wait_logged("backend-api")
     plane.kubectl("wait", "--for=condition=complete", "job/migrate", "-n", plane.namespace, "--timeout=30s")
     yield plane
     plane.delete_workloads()
@@ -317,6 +319,7 @@ def test_a_log_that_cannot_be_read_makes_the_count_unknown_and_keeps_the_others(
 def test_pods_are_found_by_whatever_the_deployment_selects(broken: Plane) -> None:
     broken.deploy("broken", label="component")
     broken.wait_ready("broken")
+    broken.wait_logged("broken")
     assert "(1 of 1 pods read" in logs_check(broken, "broken", markers=["no such marker"])["errors.count"].summary
 
 
@@ -332,6 +335,39 @@ def test_no_log_is_not_a_clean_log(broken: Plane) -> None:
     result = logs_check(broken, "broken")["errors.count"]
     assert result.status is Status.UNKNOWN
     assert "none of the 1 pods of broken has a log" in result.summary
+
+
+def test_logs_that_are_all_empty_are_no_clean_logs(platform: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(door: BaseHTTPRequestHandler) -> bool:
+        if not urlsplit(door.path).path.endswith("/log"):
+            return False
+        reply(door, 200, b"", "text/plain")
+        return True
+
+    with doorman(platform, silent) as config:
+        connect(monkeypatch, config)
+        outcome = logs_check(platform)
+    assert {(result.status, result.reason) for result in outcome.results} == {(Status.UNKNOWN, "no_data")}
+    assert outcome["errors.count"].summary == (
+        "all logs of the 3 pods of backend-api are empty in the last 1 h: "
+        "is logging on, does the container write to stdout?"
+    )
+    assert "signatures" not in outcome.pushed
+
+
+def test_without_the_history_new_errors_are_unknown_and_all_are_counted(platform: Plane) -> None:
+    class Forgetful(LogsCheckOperator):
+        def earlier(self, *_: Any, **__: Any) -> list[tuple[dt.datetime, Any]]:
+            raise Unreachable("The history", "connection refused")
+
+    operator = Forgetful(
+        task_id="logs", checks=checks(Forgetful), namespace=platform.namespace, workload="backend-api", fail=False
+    )
+    outcome = run(operator)
+    new = outcome["errors.new"]
+    assert (new.status, new.reason) == (Status.UNKNOWN, "unreachable")
+    assert new.summary == "The history did not answer: connection refused"
+    assert outcome["errors.count"].value is not None
 
 
 # Permissions and outages -------------------------------------------------------------------------------

@@ -190,6 +190,17 @@ def test_lines_that_differ_in_what_changes_are_one_kind() -> None:
     assert [(kind.signature, kind.count) for kind in tally.kinds.values()] == [("ERROR db: timeout on <n>", 1000)]
 
 
+def test_a_tally_keeps_no_lines_once_its_log_is_read() -> None:
+    def kept(rest: Tally) -> int:
+        return sum(map(len, rest._cache))
+
+    tally = Tally()
+    tally.add(b"ERROR %s" % bytes([97 + n % 26, 97 + n // 26]) * 30 for n in range(500))
+    assert kept(tally) > 10_000
+    tally.forget_lines()
+    assert (kept(tally), tally.total) == (0, 500)
+
+
 def test_signatures_are_put_together_over_pods() -> None:
     together = Signatures(most=2)
     for pod, lines in {"a": [b"ERROR x 1"] * 3 + [b"ERROR y"], "b": [b"ERROR x 2"], "c": [b"ERROR z"], "d": []}.items():

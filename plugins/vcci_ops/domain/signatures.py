@@ -260,6 +260,10 @@ class Tally:
             kind = cache.get(line.translate(None, _DIGITS)) or self._known(line) or self._kind(line)
             kind.count += 1
 
+    def forget_lines(self) -> None:
+        """Free what only helped counting; call it when a log has been read, before the tally is kept."""
+        self._cache = {}
+
     def _known(self, line: bytes) -> Kind | None:
         """Look again without the ids; remember the line for the next one of its like."""
         if len(line) > LINE_LENGTH:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -84,6 +85,8 @@ class LogsCheckOperator(CheckOperator):
     Measures ``errors.count`` (error lines) and ``errors.new`` (signatures that the run before did not
     have). A pod whose log cannot be read makes both unknown and is named; what the others logged is shown
     all the same, and counts when it is bad by itself. A container that never started has no log to read.
+    When all logs are empty, both are unknown: silence is no proof that nothing went wrong. When the history
+    does not answer, ``errors.new`` is unknown and ``errors.count`` is not.
 
     Leaves in XCom ``signatures`` what it found, for the next run to compare with.
 
@@ -136,7 +139,10 @@ class LogsCheckOperator(CheckOperator):
         self.kubernetes_conn_id = kubernetes_conn_id
 
     def previous_signatures(self, context: Context) -> Sequence[str] | None:
-        """Return the signatures that earlier runs have met; None when there was no such run."""
+        """Return the signatures that earlier runs have met; None when there was no such run.
+
+        :raises MeasurementError: when the history does not answer.
+        """
         if self.known_signatures is not None:
             return self.known_signatures
         runs = self.earlier(context, SIGNATURES_KEY, days=KNOWN_DAYS)
@@ -145,15 +151,24 @@ class LogsCheckOperator(CheckOperator):
     def measure(self, context: Context) -> Iterator[Result]:
         """Read the logs once, and judge both checks by them."""
         reading = self._read()
-        if reading.logs:
+        self._refuse_emptiness(reading)
+        if reading.size:
             found = [{"signature": k.signature, "count": k.count} for k in reading.signatures.most_common()]
             context["ti"].xcom_push(key=SIGNATURES_KEY, value=found)
-        elif not reading.unread:
-            raise NoData(f"none of the {reading.pods} pods of {self.workload} has a log: {reading.notes[0]}")
         if count := self.check("errors.count"):
             yield self._count(count, reading)
         if new := self.check("errors.new"):
-            yield self._new(new, reading, self.previous_signatures(context))
+            yield self._compared(new, reading, context)
+
+    def _refuse_emptiness(self, reading: _Reading) -> None:
+        if reading.unread or reading.size:
+            return
+        if not reading.logs:
+            raise NoData(f"none of the {reading.pods} pods of {self.workload} has a log: {reading.notes[0]}")
+        raise NoData(
+            f"all logs of the {reading.pods} pods of {self.workload} are empty in the last {duration(self._window)}: "
+            "is logging on, does the container write to stdout?"
+        )
 
     # Judging ---------------------------------------------------------------------------------------
 
@@ -173,6 +188,13 @@ class LogsCheckOperator(CheckOperator):
         details += [*bounded(reading.unread, 5), *bounded(reading.notes, 5)]
         result = judged(check, float(found.total), summary, details=tuple(details), query=self._query())
         return self._lowered(check, result, reading)
+
+    def _compared(self, check: Check, reading: _Reading, context: Context) -> Result:
+        try:
+            known = self.previous_signatures(context)
+        except MeasurementError as error:
+            return unknown(check, error, query=self._query())
+        return self._new(check, reading, known)
 
     def _new(self, check: Check, reading: _Reading, known: Sequence[str] | None) -> Result:
         if known is None and not reading.unread:
@@ -222,8 +244,9 @@ class LogsCheckOperator(CheckOperator):
         with Crew(THREADS) as crew:
             pods = self._pods(crew, reader)
             reading = _Reading(Signatures(self.max_signatures), pods=len(pods))
-            logs = [(pod.name, crew.submit(partial(self._read_pod, crew, reader, pod, until))) for pod in pods]
-            for name, log in logs:
+            logs = deque((pod.name, crew.submit(partial(self._read_pod, crew, reader, pod, until))) for pod in pods)
+            while logs:  # taken out one by one, so that what has been added up can go
+                name, log = logs.popleft()
                 reading.add(name, log.result())
         self.log.info("Read %s from %d pods of %s", humanize(reading.size, "bytes"), reading.pods, self.workload)
         return reading
@@ -265,6 +288,7 @@ class LogsCheckOperator(CheckOperator):
         else:
             for previous in self._runs(container):
                 self._read_log(crew, reader, pod.name, previous=previous, until=until, log=log)
+        log.tally.forget_lines()
         return log
 
     def _runs(self, container: Container) -> list[bool]:
