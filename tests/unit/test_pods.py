@@ -99,7 +99,7 @@ def test_waiting_reason_message_and_image_are_named(reason: str) -> None:
 
 def test_a_crash_loop_counts_at_once_after_three_ends_and_before_only_with_age() -> None:
     few, many = (container(restarted=n, waiting=BACK_OFF) for n in (1, 3))
-    assert judge(pod(since=5, containers=[few]), for_=120).problems == []
+    assert judge(pod(since=5, containers=[few]), pod("worker-7d9-b", ready=True), for_=120).problems == []
     assert judge(pod(since=5, containers=[many]), for_=120).problems[0].reason == "CrashLoopBackOff"
     assert judge(pod(since=500, containers=[few]), for_=120).problems[0].reason == "CrashLoopBackOff"
 
@@ -109,6 +109,43 @@ def test_young_pods_do_not_count_and_are_mentioned() -> None:
     assert seen.problems == []
     assert seen.summary() == "1 of 2 pods are ready, 1 not yet, but too short to count"
     assert next(seen.notes()).startswith("not counted: 1 not ready yet, e.g. worker-7d9-abcde (worker)")
+
+
+def test_pods_of_a_workload_without_a_ready_pod_count_at_once_unless_they_are_new() -> None:
+    flapping = [pod("a", since=5), pod("b", since=20)]
+    assert len(judge(*flapping, for_=120).problems) == 2
+    assert judge(*flapping, pod("c", ready=True), for_=120).problems == []
+    assert judge(pod("a", since=5, age=60), pod("b", since=20, age=60), for_=120).problems == []
+    assert len(judge(*flapping, pod("c", ready=True, owner=("StatefulSet", "cache")), for_=120).problems) == 2
+    assert judge(pod("a", since=5, owner=None), pod("b", ready=True, owner=None), for_=120).problems[0].pod == "a"
+    leaving = pod("c", ready=True, deleting=-20)
+    assert len(judge(*flapping, leaving, for_=120).problems) == 2
+
+
+def test_a_moment_ahead_of_this_clock_is_not_too_short() -> None:
+    ready = pod("c", ready=True)
+    seen = judge(pod(since=-300), ready, for_=120)
+    assert str(seen.problems[0]) == (
+        "worker-7d9-abcde (worker): Running but not ready (readiness probe) "
+        "since a moment 5 min ahead of this clock [image vcci/worker:v2.0.0]"
+    )
+    assert judge(pod(since=-30), ready, for_=120).problems == []
+
+
+def test_failed_pods_of_jobs_are_news_for_a_while() -> None:
+    def failed(job: str, ago: float, **more: Any) -> Pod:
+        end = {"exitCode": 1, "reason": "Error", "finishedAt": at(ago)}
+        return pod(phase="Failed", owner=("Job", job), since=ago, containers=[container(terminated=end)], **more)
+
+    runs = [failed("nightly-backup-29391234", 600), failed("nightly-backup-29391235", 30), failed("migrate", 30)]
+    seen = judge(*runs, failed("nightly-backup-29391233", 7200), pod(ready=True))
+    assert seen.job_failures("today") == [
+        "2 pods of Job nightly-backup failed today",
+        "1 pod of Job migrate failed today",
+    ]
+    assert list(seen.notes()) == ["not counted: pods that ended and were left lying: 1 Failed"]
+    evicted = judge(pod(phase="Failed", reason="Evicted", owner=("Job", "migrate"), since=30, containers=[]))
+    assert evicted.job_failures("today") == ["1 pod of Job migrate failed today"]
 
 
 def test_a_failing_init_container_is_the_reason() -> None:

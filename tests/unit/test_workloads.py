@@ -87,7 +87,18 @@ def test_a_deployment_without_status_or_replicas_wants_one() -> None:
 
 def test_why_replicas_cannot_be_made_is_kept() -> None:
     failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: pods"}
-    assert deployment(conditions=[failure]).failure == "exceeded quota: pods"
+    one = deployment(conditions=[failure])
+    assert one.failure == "exceeded quota: pods"
+    assert one.summary() == "3 of 3 replicas available; replicas cannot be made: exceeded quota: pods"
+    assert one.concern
+
+
+def test_what_passes_by_itself_is_no_concern() -> None:
+    over = {"type": "ReplicaFailure", "status": "False", "message": "exceeded quota: pods"}
+    assert not deployment(conditions=[over]).concern
+    assert not deployment(updatedReplicas=1, progress="ReplicaSetUpdated").concern
+    assert not deployment(paused=True).concern
+    assert deployment(paused=True, updatedReplicas=1).concern
 
 
 def test_selectors_are_written_as_list_requests_take_them() -> None:

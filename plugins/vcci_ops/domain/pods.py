@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +37,11 @@ CRASHES_ENOUGH = 3
 ready between two crashes would otherwise set its clock to zero again and again."""
 STUCK_AFTER = 600.0
 """Seconds past the end of its grace period after which a pod's deletion no longer counts as normal."""
+CLOCK_SKEW = 60.0
+"""Seconds by which a moment may lie ahead of this clock before its age says nothing."""
 MESSAGE_LENGTH = 240
+_CRON_RUN = re.compile(r"-\d{8,}$")
+"""What a CronJob adds to the names of its Jobs."""
 
 
 def epoch(stamp: str | None) -> float | None:
@@ -157,6 +162,11 @@ class Pod:
         """Whether it has ended for good: completed, failed, evicted. Its owner replaces it if need be."""
         return self.phase in ("Succeeded", "Failed")
 
+    @property
+    def over_at(self) -> float:
+        """When a finished pod ended, as far as the API tells."""
+        return max((c.ended_at for c in self.containers if c.ended_at), default=self.since)
+
     def workload(self, deployments: Mapping[str, str]) -> str:
         """Name what runs it: a Deployment by its name, anything else as ``Job migrate``.
 
@@ -186,11 +196,23 @@ class Problem:
         """Sort key: what does not pass by itself first, then the oldest."""
         return (0 if self.reason in BROKEN else 1, -self.seconds)
 
+    @property
+    def skewed(self) -> bool:
+        """Whether the cluster's clock and this one differ so much that its age says nothing."""
+        return self.seconds < -CLOCK_SKEW
+
+    def counts(self, for_: float) -> bool:
+        """Whether it has lasted long enough to count."""
+        return self.at_once or self.skewed or self.seconds >= for_
+
     def __str__(self) -> str:
         """Say it in one line, as the report shows it."""
         said = f": {self.message}" if self.message else ""
         image = f" [image {self.image}]" if self.image else ""
-        return f"{self.pod} ({self.workload}): {self.reason} for {duration(max(self.seconds, 0))}{said}{image}"
+        since = f"for {duration(max(self.seconds, 0))}"
+        if self.skewed:
+            since = f"since a moment {duration(-self.seconds)} ahead of this clock"
+        return f"{self.pod} ({self.workload}): {self.reason} {since}{said}{image}"
 
 
 def problem_of(pod: Pod, deployments: Mapping[str, str], now: float) -> Problem | None:
@@ -266,6 +288,25 @@ class Readiness:
     """Pods not ready yet, but not for long enough to count."""
     ended_badly: Counter[str] = dataclasses.field(default_factory=Counter)
     """Finished pods that failed, by reason; they count nowhere, but somebody should tidy up."""
+    failed_jobs: Counter[str] = dataclasses.field(default_factory=Counter)
+    """Pods of Jobs that failed of late, by Job; those of a CronJob's runs together."""
+
+    def job_failures(self, when: str) -> list[str]:
+        """Say which Jobs failed, most pods first.
+
+        :param when: the time that was looked at, in words.
+        """
+        return [f"{_pods(count)} of Job {name} failed {when}" for name, count in self.failed_jobs.most_common()]
+
+    def note_end(self, pod: Pod, since: float) -> None:
+        """Keep how a finished pod ended.
+
+        :param since: a Job's pod that failed after this moment is news.
+        """
+        if pod.phase == "Failed" and pod.owner_kind == "Job" and pod.over_at >= since:
+            self.failed_jobs[_CRON_RUN.sub("", pod.owner_name)] += 1
+        elif pod.phase == "Failed":
+            self.ended_badly[pod.reason or "Failed"] += 1
 
     def notes(self) -> Iterator[str]:
         """Say what does not count, for completeness."""
@@ -279,7 +320,7 @@ class Readiness:
         """Say in a sentence which workloads miss pods, and why."""
         if not self.problems:
             if not self.young:
-                return f"all {self.counted} pods are ready"
+                return f"all {self.counted} pods are ready" if self.counted else "no pods that should run"
             ready = self.counted - len(self.young)
             return f"{ready} of {self.counted} pods are ready, {len(self.young)} not yet, but too short to count"
         reasons: dict[str, Counter[str]] = {}
@@ -293,25 +334,42 @@ class Readiness:
         return f"{len(self.problems)} of {self.counted} pods are not ready: {', '.join(parts[:3])}{more}"
 
 
-def readiness(pods: Iterable[Pod], deployments: Mapping[str, str], *, now: float, for_: float = 0.0) -> Readiness:
+def readiness(
+    pods: Iterable[Pod], deployments: Mapping[str, str], *, now: float, for_: float = 0.0, window: float = 3600.0
+) -> Readiness:
     """Judge all pods of a namespace.
+
+    A pod counts once it has not been ready for ``for_``. Three count at once: one that keeps crashing; one
+    that is not ready since a moment more than :data:`CLOCK_SKEW` ahead of this clock, for then its age is
+    not known; and those of a workload without a single ready pod, as flapping pods would set the clock to
+    zero again and again while nobody is served. The last holds for pods older than ``for_`` only, so that
+    a first start or a rollout that replaces all pods has as much time as any other.
 
     :param deployments: ReplicaSet → its Deployment.
     :param for_: seconds a pod may be not ready before it counts.
+    :param window: seconds; a failed pod of a Job is news when it ended within.
     """
-    seen = Readiness()
+    seen, served, young = Readiness(), set[str](), list[tuple[str, Pod, Problem]]()
     for pod in pods:
         if pod.finished:
-            if pod.phase == "Failed":
-                seen.ended_badly[pod.reason or "Failed"] += 1
+            seen.note_end(pod, now - window)
             continue
         problem = problem_of(pod, deployments, now)
         if pod.deleting is not None and problem is None:
             continue
+        name = pod.workload(deployments)
         seen.counted += 1
-        seen.by_workload[pod.workload(deployments)] += 1
-        if problem:
-            (seen.problems if problem.at_once or problem.seconds >= for_ else seen.young).append(problem)
+        seen.by_workload[name] += 1
+        group = name if pod.owner_kind else pod.name
+        if problem is None:
+            served.add(group)
+        elif problem.counts(for_):
+            seen.problems.append(problem)
+        else:
+            young.append((group, pod, problem))
+    for group, pod, problem in young:
+        down = group not in served and now - pod.created >= for_
+        (seen.problems if down else seen.young).append(problem)
     seen.problems.sort(key=lambda p: p.rank)
     seen.young.sort(key=lambda p: p.rank)
     return seen
@@ -379,6 +437,10 @@ def _restarts(
         how=ended(container) if told else container.trouble or "no reason given",
         seconds=ago,
     )
+
+
+def _pods(count: int) -> str:
+    return "1 pod" if count == 1 else f"{count} pods"
 
 
 def _possible(window: float) -> int:

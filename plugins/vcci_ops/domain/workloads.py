@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+from vcci_ops.domain.signatures import redact
+
+FAILURE_LENGTH = 240
+
 
 class Rollout(StrEnum):
     """Where a Deployment stands."""
@@ -43,7 +47,7 @@ class Deployment:
     progress: str
     """Reason of the Progressing condition."""
     failure: str
-    """Message of the ReplicaFailure condition, e.g. an exceeded quota."""
+    """Message of the ReplicaFailure condition, e.g. an exceeded quota; "" when replicas can be made."""
     selector: str
     """Label selector of its pods."""
 
@@ -52,7 +56,6 @@ class Deployment:
         """Read a Deployment of the API (apps/v1)."""
         spec, status = data.get("spec") or {}, data.get("status") or {}
         conditions = {c["type"]: c for c in status.get("conditions") or ()}
-        failing = conditions.get("ReplicaFailure") or {}
         return cls(
             name=data["metadata"]["name"],
             desired=int(1 if spec.get("replicas") is None else spec["replicas"]),
@@ -63,7 +66,7 @@ class Deployment:
             available=int(status.get("availableReplicas") or 0),
             paused=bool(spec.get("paused")),
             progress=(conditions.get("Progressing") or {}).get("reason") or "",
-            failure=(failing.get("message") or "") if failing.get("status") == "True" else "",
+            failure=_failure(conditions.get("ReplicaFailure") or {}),
             selector=selector_text(spec.get("selector") or {}),
         )
 
@@ -85,8 +88,17 @@ class Deployment:
             return Rollout.PAUSED if self.paused else Rollout.PROGRESSING
         return Rollout.COMPLETE
 
+    @property
+    def concern(self) -> bool:
+        """Whether it deserves a look though replicas may suffice: what it stands at is not what was asked for."""
+        return bool(self.failure) or self.rollout in (Rollout.UNSEEN, Rollout.PAUSED)
+
     def summary(self) -> str:
         """Say it in a sentence."""
+        said = self._standing()
+        return f"{said}; replicas cannot be made: {self.failure}" if self.failure else said
+
+    def _standing(self) -> str:
         counts = f"{self.available} of {self.desired} replicas available"
         if self.rollout in (Rollout.COMPLETE, Rollout.DEGRADED):
             return counts
@@ -105,6 +117,13 @@ class Deployment:
         if self.replicas > self.updated:
             return f"{self.replicas - self.updated} old replicas are still there"
         return f"{self.available} of {self.updated} new replicas are available"
+
+
+def _failure(condition: Mapping[str, Any]) -> str:
+    if condition.get("status") != "True":
+        return ""
+    said = redact(" ".join((condition.get("message") or condition.get("reason") or "no reason given").split()))
+    return said if len(said) <= FAILURE_LENGTH else said[: FAILURE_LENGTH - 1] + "…"
 
 
 def selector_text(selector: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vcci_ops.domain.checks import judged, stated, unknown, verdict
@@ -33,19 +34,23 @@ class PodsCheckOperator(CheckOperator):
     What ``kubectl get pods | grep -v Running`` was meant to find, without its gaps: a pod that is *Running*
     but not ready counts, one that crash-loops counts, a finished Job's pod does not. The worst pods are
     named with reason, message and image. A pod counts as not ready once it has been so for the ``for`` of
-    the threshold of ``pods.ready``; one that keeps crashing (three times or more) counts at once.
+    the threshold of ``pods.ready``; one that keeps crashing (three times or more) counts at once, and so do
+    those of a workload of which no pod is ready, once they are older than ``for``, and one that has been
+    so since a moment that is yet to come (the clocks differ, so its age says nothing). Pods of Jobs that
+    failed within ``restart_window`` make ``pods.ready`` at least a warning, also when a retry succeeded.
 
     Measures ``pods.ready`` (pods that are not ready), ``pods.restarts`` (restarts within the window; the
     API keeps a count and the last one only, so for pods older than the window it is at least one, or an
     estimate for those that crash-loop) and
     ``workloads.available`` (for each Deployment, replicas missing; also critical when none is available,
-    when a rollout passed its progress deadline, and when an expected Deployment is missing or scaled to 0).
+    when a rollout passed its progress deadline, and when an expected Deployment is missing or scaled to 0;
+    at least a warning when a rollout is paused in its middle, or replicas cannot be made, as for a quota).
 
     Needs: list pods, deployments.apps and replicasets.apps in the namespace.
 
     :param namespace: the namespace to look at (templated).
     :param workloads: names of the Deployments that must exist and run (templated); default none.
-    :param restart_window: seconds; a restart counts when it is younger. Default: 1 hour.
+    :param restart_window: seconds; a restart, or a Job's failure, counts when it is younger. Default: 1 hour.
     :param page_size: pods to a request; bounds memory. Default: 500.
     :param kubernetes_conn_id: Airflow connection of the cluster.
     """
@@ -113,7 +118,7 @@ class PodsCheckOperator(CheckOperator):
             status = Status.CRITICAL if expected else status
         elif deployment.available == 0 or deployment.rollout is Rollout.STUCK:
             status = Status.CRITICAL
-        elif deployment.rollout is Rollout.UNSEEN:
+        elif deployment.concern:
             status = worst([status, Status.WARNING])
         return stated(
             check,
@@ -123,7 +128,6 @@ class PodsCheckOperator(CheckOperator):
             value=float(deployment.missing),
             unit=check.threshold.unit if check.threshold else "replicas missing",
             display=f"{deployment.available} of {deployment.desired}",
-            details=(f"replicas cannot be made: {deployment.failure}",) if deployment.failure else (),
             query=self._query("deployments"),
         )
 
@@ -137,16 +141,18 @@ class PodsCheckOperator(CheckOperator):
         deployments: Future[list[Deployment]],
     ) -> Iterator[Result]:
         for_ = check.threshold.for_ if check.threshold else 0.0
-        seen = readiness(pods.result(), owners.result(), now=time.time(), for_=for_)
-        if not seen.counted:
+        seen = readiness(pods.result(), owners.result(), now=time.time(), for_=for_, window=self.restart_window)
+        if not seen.counted and not seen.failed_jobs:
             self._refuse_emptiness(deployments)
-        yield judged(
+        failed = bounded(seen.job_failures(f"in the last {duration(self.restart_window)}"), SHOWN, "more Jobs")
+        result = judged(
             check,
             float(len(seen.problems)),
-            seen.summary(),
-            details=(*bounded(seen.problems, SHOWN, "more pods"), *seen.notes()),
+            "; ".join([seen.summary(), *failed[:2]]),
+            details=(*bounded(seen.problems, SHOWN, "more pods"), *failed, *seen.notes()),
             query=self._query(),
         )
+        yield replace(result, status=worst([result.status, Status.WARNING])) if failed else result
 
     def _refuse_emptiness(self, deployments: Future[list[Deployment]]) -> None:
         found = deployments.result()
