@@ -56,7 +56,8 @@ def test_is_bounded_in_time_and_retried(dag: DAG) -> None:
             assert task.execution_timeout.total_seconds() > task.deadline
 
 
-def test_a_failed_delivery_tells_somebody(dag: DAG) -> None:
+def test_a_failed_delivery_and_a_run_out_of_time_tell_somebody(dag: DAG) -> None:
+    assert dag.on_failure_callback
     for task in dag.tasks:
         if task.task_id in DELIVERIES:
             assert task.on_failure_callback, task.task_id

@@ -24,6 +24,7 @@ from vcci_ops.domain.results import Status
 from vcci_ops.exceptions import Unreachable
 from vcci_ops.hooks.history import History, upgrade
 from vcci_ops.hooks.reports import ReportStore, report_key
+from vcci_ops.notifications.silence import SilentRunNotifier
 from vcci_ops.operators.http import ReadinessCheckOperator, TlsCheckOperator
 from vcci_ops.operators.report import HealthReportOperator, SlackReportOperator, VerdictOperator
 from vcci_ops.settings import load_settings
@@ -300,6 +301,29 @@ def test_a_cleared_run_brings_message_and_thread_up_to_date(places: Places, reco
     inbox = places.inbox()
     assert inbox.count(f"{run.pulled['report', 'report']['slack']['block_id']}-0-0") == 1
     assert inbox.count("slow: seventy-seven") >= 2
+
+
+def test_a_run_that_told_nobody_tells_the_on_call_mailbox_and_only_that(places: Places, recording_task: Any) -> None:
+    def mails() -> str:
+        return requests.get(f"http://127.0.0.1:{places.sandbox.port('inbox')}/api/mail", timeout=5).text
+
+    def ended(run: Run) -> None:
+        notifier = SilentRunNotifier(
+            smtp_conn_id="vcci_smtp",
+            from_email="vcci-ops@greenlang.io",
+            to="oncall-devops@greenlang.io",
+            subject="ended without a report: {{ dag_run.run_id }}",
+            html_content="<p>{{ dag_run.run_id | e }}</p>",
+        )
+        notifier({"dag": run.dag, "dag_run": run.run})
+
+    told = Run(recording_task, "told-somebody")
+    told.execute(told.report)
+    told.execute(told.slack)
+    ended(told)
+    ended(Run(recording_task, "ran-out-of-time"))
+    assert "ended without a report: ran-out-of-time" in mails()
+    assert "told-somebody" not in mails()
 
 
 def test_migrations_can_run_twice_and_go_back(places: Places) -> None:
