@@ -116,6 +116,18 @@ def test_a_backlog_over_all_priorities_is_counted(box: Sandbox) -> None:
     assert 600 <= result["value"] < 700
 
 
+def test_tasks_under_a_priority_that_no_worker_looks_at_are_seen(client: redis_py.Redis) -> None:
+    key = "celery:calculator\x06\x165"
+    client.rpush(key, *["x"] * 700)
+    try:
+        result = run().results["queues.depth/calculator"]
+    finally:
+        client.delete(key)
+    assert result["status"] == "warning"
+    assert result["value"] >= 700
+    assert "priority 5: 700 waiting, not in priority_steps" in result["details"]
+
+
 def test_a_queue_that_nobody_consumes_is_critical(box: Sandbox) -> None:
     app = redis.application(box)
     app.control.cancel_consumer("reporting")

@@ -27,7 +27,8 @@ def test_keys_are_kombus() -> None:
     assert Channel.sep == LAYOUT.separator
     assert tuple(Channel.priority_steps) == LAYOUT.steps
     named = type("Named", (), {"priority": Channel.priority, "priority_steps": LAYOUT.steps, "sep": Channel.sep})()
-    for step, key in LAYOUT.lists("intake").items():
+    for step in LAYOUT.steps:
+        key = LAYOUT.lists("intake")[step]
         assert key == "celery:" + Channel._q_for_pri(named, "intake", step)
     assert LAYOUT.binding("x") == "celery:" + Channel.keyprefix_queue % "x"
     assert (LAYOUT.unacked, LAYOUT.index) == (f"celery:{Channel.unacked_key}", f"celery:{Channel.unacked_index_key}")
@@ -35,7 +36,7 @@ def test_keys_are_kombus() -> None:
 
 def test_one_round_trip_reads_everything() -> None:
     commands = reading(LAYOUT)
-    assert [c[0] for c in commands] == ["LLEN"] * 8 + ["SMEMBERS"] * 3 + ["HLEN", "HSCAN", "ZRANGE"]
+    assert [c[0] for c in commands] == ["LLEN"] * 20 + ["SMEMBERS"] * 3 + ["HLEN", "HSCAN", "ZRANGE"]
 
 
 def test_a_task_belongs_to_the_queue_its_binding_says() -> None:
@@ -61,6 +62,19 @@ def test_zero_counts_only_where_it_is_proven() -> None:
     assert "calc" in other.summary
     lost = queues.depth(CHECKS["queues.depth"], "intake", broker(), LAYOUT)
     assert "'celery:'" in lost.summary
+
+
+def test_a_priority_that_is_no_step_counts_and_is_named() -> None:
+    layout = Layout(queues=("intake",), steps=(0, 6, 20))
+    assert set(layout.lists("intake")) == {*range(10), 20}
+    found = broker(waiting={"intake": {0: 1, 5: 12, 6: 2}})
+    result = queues.depth(CHECKS["queues.depth"], "intake", found, layout)
+    assert result.value == 15
+    assert result.details == (
+        "priority 0: 1 waiting",
+        "priority 5: 12 waiting, not in priority_steps",
+        "priority 6: 2 waiting",
+    )
 
 
 def test_an_error_of_one_list_is_that_queues_alone() -> None:

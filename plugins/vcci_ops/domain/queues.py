@@ -19,6 +19,8 @@ from vcci_ops.domain.units import duration
 from vcci_ops.exceptions import MeasurementError, NoData
 from vcci_ops.settings import Check
 
+PRIORITIES = range(10)
+"""What Celery's priorities can be on Redis."""
 SAMPLE = 1000
 """Unacknowledged tasks that are read; beyond, their shares are estimated from these."""
 
@@ -28,7 +30,8 @@ class Layout:
     """Where kombu keeps things.
 
     :param prefix: Celery's global_keyprefix.
-    :param steps: Celery's priority_steps.
+    :param steps: Celery's priority_steps. The lists of all priorities 0 to 9 are read, for a producer with
+        other steps puts tasks where no worker looks.
     :param separator: kombu's sep, between queue and priority.
     :param exchanges: exchanges whose bindings are read, beside those called like a queue.
     """
@@ -40,8 +43,13 @@ class Layout:
     exchanges: tuple[str, ...] = ("celery",)
 
     def lists(self, queue: str) -> dict[int, str]:
-        """Return priority step → key of its list; the lowest step has the bare name."""
-        return {step: f"{self.prefix}{queue}{f'{self.separator}{step}' if step else ''}" for step in self.steps}
+        """Return priority → key of its list, also of those that are no step; the lowest has the bare name."""
+        return {n: f"{self.prefix}{queue}{f'{self.separator}{n}' if n else ''}" for n in self.priorities}
+
+    @property
+    def priorities(self) -> tuple[int, ...]:
+        """Priorities whose lists are read."""
+        return tuple(sorted({*PRIORITIES, *self.steps}))
 
     def binding(self, exchange: str) -> str:
         """Return the key of an exchange's bindings."""
@@ -69,7 +77,7 @@ class Layout:
 
     def shown(self, queue: str) -> str:
         """Return a queue's keys in one readable line."""
-        others = ", ".join(str(step) for step in self.steps if step)
+        others = ", ".join(str(priority) for priority in self.priorities if priority)
         return f"LLEN {self.prefix}{queue}" + (f" and its priorities {others}" if others else "")
 
 
@@ -87,7 +95,7 @@ class Task(NamedTuple):
 class Broker:
     """What the broker holds.
 
-    :param waiting: queue → priority step → tasks, or why it is not known.
+    :param waiting: queue → priority → tasks, or why it is not known.
     :param routes: (exchange, routing key) → queue, from the bindings.
     :param in_flight: unacknowledged tasks of all queues.
     :param tasks: delivery tag → task, a sample of those.
@@ -161,7 +169,11 @@ def depth(check: Check, queue: str, broker: Broker, layout: Layout) -> Result:
     by_priority = broker.waiting[queue]
     details = []
     if isinstance(by_priority, dict):
-        details = [f"priority {step}: {n} waiting" for step, n in by_priority.items() if n]
+        details = [
+            f"priority {priority}: {n} waiting{'' if priority in layout.steps else ', not in priority_steps'}"
+            for priority, n in by_priority.items()
+            if n
+        ]
     about = "about " if broker.sampled else ""
     summary = f"{waits} waiting, {about}{flying} taken by workers and not finished"
     return judged(check, waits + flying, summary, subject=queue, details=tuple(details), query=query)

@@ -32,7 +32,8 @@ class QueueCheckOperator(CheckOperator):
 
     :param queues: names of the queues.
     :param key_prefix: Celery's global_keyprefix; default none.
-    :param priority_steps: Celery's priority_steps; default 0, 3, 6, 9, as kombu's.
+    :param priority_steps: Celery's priority_steps; default 0, 3, 6, 9, as kombu's. Tasks that wait under
+        another priority from 0 to 9 count and are named, for no worker takes them.
     :param separator: kombu's sep.
     :param exchanges: exchanges to find the queues' bindings in, beside those called like the queues.
     :param patience: seconds to wait for the first worker's answer, at most 4; default 1.5.
