@@ -181,6 +181,64 @@ def test_an_expected_deployment_that_is_missing_or_scaled_to_nothing_is_critical
     assert outcome["workloads.available", "worker"].status is Status.OK
 
 
+@pytest.mark.parametrize(
+    ("spec", "status", "summary"),
+    [
+        pytest.param(
+            *({"paused": True}, {"updatedReplicas": 1}),
+            "2 of 2 replicas available; rollout paused: 1 of 2 replicas are new",
+            id="paused",
+        ),
+        pytest.param(
+            {},
+            {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": 'pods "x" is forbidden: quota'}]},
+            '2 of 2 replicas available; replicas cannot be made: pods "x" is forbidden: quota',
+            id="quota",
+        ),
+    ],
+)
+def test_a_rollout_that_stands_still_is_a_warning_though_replicas_suffice(
+    platform: Plane, spec: dict[str, Any], status: dict[str, Any], summary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stands_still(door: BaseHTTPRequestHandler) -> bool:
+        if not urlsplit(door.path).path.endswith("/deployments"):
+            return False
+        listed = json.loads(platform.kubectl("get", "deployments", "-n", platform.namespace, "-o", "json"))
+        for item in listed["items"]:
+            if item["metadata"]["name"] == "worker":
+                item["spec"] |= spec
+                item["status"] |= status
+        reply(door, 200, json.dumps({**listed, "metadata": {}}).encode())
+        return True
+
+    with doorman(platform, stands_still) as config:
+        connect(monkeypatch, config)
+        outcome = pods_check(platform)
+    result = outcome["workloads.available", "worker"]
+    assert (result.status, result.summary) == (Status.WARNING, summary)
+    assert outcome["workloads.available", "backend-api"].status is Status.OK
+
+
+def test_pods_of_a_job_that_failed_of_late_are_a_warning(platform: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    def backups_fail(door: BaseHTTPRequestHandler) -> bool:
+        if not urlsplit(door.path).path.endswith("/pods"):
+            return False
+        listed = json.loads(platform.kubectl("get", "pods", "-n", platform.namespace, "-o", "json"))
+        owner = {"kind": "Job", "name": "nightly-backup-29391234", "controller": True}
+        for number in range(3):
+            meta = {"name": f"nightly-backup-{number}", "creationTimestamp": stamp(), "ownerReferences": [owner]}
+            listed["items"].append({"metadata": meta, "status": {"phase": "Failed"}})
+        reply(door, 200, json.dumps({**listed, "metadata": {}}).encode())
+        return True
+
+    with doorman(platform, backups_fail) as config:
+        connect(monkeypatch, config)
+        result = pods_check(platform)["pods.ready"]
+    assert (result.status, result.value) == (Status.WARNING, 0)
+    assert result.summary == "all 5 pods are ready; 3 pods of Job nightly-backup failed in the last 1 h"
+    assert "3 pods of Job nightly-backup failed in the last 1 h" in result.details
+
+
 def test_pages_are_followed(platform: Plane) -> None:
     assert pods_check(platform, page_size=2)["pods.ready"].summary == "all 5 pods are ready"
 
