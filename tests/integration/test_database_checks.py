@@ -511,7 +511,7 @@ def test_attacks_and_new_administrators_are_told_without_addresses_of_persons(bo
     rows = [("login.failed", "ada.brandt@acme.com", "login", "{}")] * 60
     rows += [
         ("user.created", "root@acme.com", "mallory@evil.example", '{"role": "admin"}'),
-        ("role.changed", "root@acme.com", "bo@acme.com", '{"from": "viewer", "to": "owner"}'),
+        ("role.changed", "root@acme.com", "bo@acme.com", '{"from": "viewer", "to": "Owner"}'),
         ("role.changed", "root@acme.com", "carla@acme.com", '{"from": "viewer", "to": "analyst"}'),
         ("api_key.created", "root@acme.com", "erp'; DROP TABLE users; --", "{}"),
     ]
@@ -524,7 +524,7 @@ def test_attacks_and_new_administrators_are_told_without_addresses_of_persons(bo
     admins = done.results["security.admins"]
     assert (admins["status"], admins["value"]) == ("warning", 2)
     assert any("user.created m***@evil.example (admin), by r***@acme.com" in line for line in admins["details"])
-    assert any("role.changed b***@acme.com viewer → owner" in line for line in admins["details"])
+    assert any("role.changed b***@acme.com viewer → Owner" in line for line in admins["details"])
     assert done.results["security.privileges"]["value"] == 2
     assert "mallory" not in done.text
     assert "ada.brandt" not in done.text
@@ -576,6 +576,10 @@ def test_a_number_or_numbers_by_subject_are_judged() -> None:
         pytest.param("SELECT 1 WHERE false", "no_data", "no row", id="no-row"),
         pytest.param("SELECT 'a', 'b'", "unexpected_answer", "instead of a number", id="text"),
         pytest.param("SELECT 1, 2, 3", "unexpected_answer", "one number", id="three-columns"),
+        pytest.param(
+            "SELECT n::text, n FROM generate_series(1, 101) n", "unexpected_answer", "than 100 rows", id="101"
+        ),
+        pytest.param("SET lock_timeout = 0", "unexpected_answer", "gave no rows", id="no-query"),
         pytest.param("SELECT x FROM nowhere", "no_data", '"nowhere" does not exist', id="no-table"),
         pytest.param("SELECT password_hash FROM users", "forbidden", "permission denied for table users", id="grant"),
         pytest.param("SELECT 1/0", "unexpected_answer", "22012", id="division"),
@@ -585,6 +589,15 @@ def test_what_gives_no_number_is_unknown_with_the_reason(sql: str, reason: str, 
     result = sql_check(sql).results["database.size"]
     assert (result["status"], result["reason"]) == ("unknown", reason)
     assert words in result["summary"]
+
+
+def test_a_hundred_rows_are_judged_and_very_many_are_not_even_fetched() -> None:
+    assert len(sql_check("SELECT n::text, n FROM generate_series(1, 100) n").results) == 100
+    begun = time.monotonic()
+    many = "SELECT n::text, n FROM (SELECT generate_series(1, 100000000) AS n) numbers"
+    result = sql_check(many).results["database.size"]
+    assert time.monotonic() - begun < 5
+    assert result["summary"].endswith("more than 100 rows")
 
 
 def test_a_statement_that_takes_too_long_is_ended_by_the_server() -> None:

@@ -184,8 +184,8 @@ def healthy_facts(sandbox: Sandbox) -> dict[str, Any]:
         "active": "SELECT count(DISTINCT tenant_id) FROM sessions WHERE last_active > now() - interval '24 hours'",
         "future": "SELECT (SELECT count(*) FROM sessions WHERE last_active > now())"
         " + (SELECT count(*) FROM audit_log WHERE created_at > now())",
-        "admins": "SELECT count(*) FROM audit_log WHERE action IN ('user.created', 'role.changed') AND created_at > now()"
-        " - interval '24 hours' AND coalesce(details ->> 'to', details ->> 'role') = 'admin'",
+        "admins": "SELECT count(*) FROM audit_log WHERE created_at > now() - interval '24 hours'"
+        " AND action IN ('user.created', 'role.changed') AND coalesce(details ->> 'to', details ->> 'role') = 'admin'",
         "privileges": "SELECT count(*) FROM audit_log WHERE created_at > now() - interval '24 hours'"
         " AND action IN ('role.changed', 'user.created', 'api_key.created')",
         "slow": "SELECT count(*) FROM pg_stat_statements WHERE calls >= 20 AND mean_exec_time > 100",

@@ -429,6 +429,22 @@ def test_invalid_blocks_reach_the_client_and_are_not_posted(sandbox: Sandbox, in
     assert requests.get(f"{inbox}/api/slack", timeout=5).json()["messages"] == []
 
 
+def test_blocks_whose_texts_are_too_long_together_are_refused(sandbox: Sandbox, inbox: str) -> None:
+    client = slack(sandbox)
+    fields = {"type": "section", "fields": [{"type": "mrkdwn", "text": "x" * 1200}]}
+    most = [section("x" * 3000)] * 4 + [fields]
+    more = [*most, {"type": "context", "elements": [{"type": "plain_text", "text": "x"}]}]
+    posted = client.chat_postMessage(channel="#vcci-ops", text="x" * 5000, blocks=most)
+    update = {"channel": posted["channel"], "ts": posted["ts"], "text": "x", "blocks": more}
+    for call in (
+        lambda: client.chat_postMessage(channel="#vcci-ops", text="x", blocks=more),
+        lambda: client.chat_update(**update),
+    ):
+        assert refusal(call)["error"] == "msg_blocks_too_long"
+    (only,) = requests.get(f"{inbox}/api/slack", timeout=5).json()["messages"]
+    assert only["text"] == "x" * 5000
+
+
 def test_rate_limit_says_when_to_retry_and_the_sdk_obeys(sandbox: Sandbox, inbox: str) -> None:
     client = slack(sandbox)
     channel = client.conversations_create(name=f"busy-{time.time_ns()}")["channel"]["id"]
