@@ -147,6 +147,15 @@ def test_a_shrunken_backup_is_critical_though_it_is_whole(s3: Any) -> None:
     assert done.results["backups.integrity"]["status"] == "ok"
 
 
+def test_a_backup_of_twenty_times_the_usual_size_is_a_warning(s3: Any) -> None:
+    remove(s3, 0)
+    put(s3, 0, CONTENT + b"x" * 19 * len(CONTENT))
+    result = run().results["backups.size"]
+    assert result["status"] == "warning"
+    assert "2000 % of the median" in result["summary"]
+    assert "warning above 200" in result["threshold"]
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

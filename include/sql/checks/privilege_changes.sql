@@ -8,7 +8,8 @@ WITH recent AS MATERIALIZED (
     WHERE action = ANY(%(granting)s::text[] || %(changing)s::text[])
       AND created_at > now() - make_interval(secs => %(seconds)s)
 ), changes AS (
-    SELECT *, coalesce(action = ANY(%(granting)s::text[]) AND after = ANY(%(admin_roles)s::text[]), false) AS admin FROM recent
+    SELECT *, coalesce(action = ANY(%(granting)s::text[]) AND lower(after) = ANY(%(admin_roles)s::text[]), false) AS admin
+    FROM recent
 ), numbered AS (
     SELECT *, count(*) OVER (PARTITION BY admin) AS total,
            row_number() OVER (PARTITION BY admin ORDER BY created_at DESC) AS number

@@ -8,6 +8,7 @@ import select
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from itertools import islice
 from typing import Any, NamedTuple
 
 import psycopg
@@ -128,6 +129,25 @@ class ReadOnlyPostgresHook(PostgresHook):
         if answer.error:
             raise answer.error
         return answer
+
+    def read_few(self, statement: Statement, most: int) -> Answer:
+        """Run one statement whose rows must be few; stop it when they are not, before they fill the memory.
+
+        :raises UnexpectedAnswer: when there are more than ``most`` rows.
+        :raises MeasurementError: when it fails, or the connection does.
+        """
+        with closing(self.get_conn()) as connection:
+            query = _shown(connection, statement)
+            try:
+                with closing(connection.cursor().stream(statement.sql, statement.parameters)) as rows:
+                    found = list(islice(rows, most + 1))
+            except psycopg.Error as error:
+                if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:  # the client's own
+                    raise UnexpectedAnswer(SYSTEM, "the statement gave no rows") from None
+                raise self._translated(error) from None
+        if len(found) > most:
+            raise UnexpectedAnswer(SYSTEM, f"more than {most} rows")
+        return Answer("", found, query)
 
     def _pipeline(self, connection: Any, statements: Mapping[str, Statement]) -> Iterator[Answer]:
         """Send all at once; yield those that ran and the first that failed. The server skips the rest."""

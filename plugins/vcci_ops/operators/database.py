@@ -27,6 +27,7 @@ SAMPLES_KEY = "samples"
 STATEMENTS_KEY = "statements"
 """XCom key: the snapshot of pg_stat_statements that the next run compares with."""
 _DAY = 86400.0
+_MOST_ROWS = 100
 
 
 class _PostgresCheckOperator(CheckOperator):
@@ -249,7 +250,7 @@ class SecurityCheckOperator(_PostgresCheckOperator):
     letter and domain. An audit log without any entry in the window makes all three unknown.
 
     :param lookback: window, seconds or a duration such as ``24h``; templated; default 24 h.
-    :param admin_roles: roles that make an administrator.
+    :param admin_roles: roles that make an administrator, in upper or lower case.
     :param failed_actions: actions that are failed log-ins.
     :param granting_actions: actions whose ``details`` name the role given, as ``to`` or ``role``.
     :param changing_actions: actions that change privileges.
@@ -285,7 +286,7 @@ class SecurityCheckOperator(_PostgresCheckOperator):
             "seconds": seconds,
             "granting": list(self.granting_actions),
             "changing": list(self.changing_actions),
-            "admin_roles": list(self.admin_roles),
+            "admin_roles": [role.lower() for role in self.admin_roles],
         }
         asked = {
             "failed_logins": self.shipped("failed_logins", failed),
@@ -310,8 +311,8 @@ class SecurityCheckOperator(_PostgresCheckOperator):
 class SqlCheckOperator(_PostgresCheckOperator):
     """Judge a number that SQL gives: one check, any query.
 
-    The query returns one number, or rows of a subject and a number, at most 100. It runs read-only,
-    with a time limit. No row and NULL are *unknown*, so say ``coalesce`` where nothing means zero.
+    The query returns one number, or rows of a subject and a number, at most 100; more are *unknown*. It
+    runs read-only, with a time limit. No row and NULL are *unknown*, so say ``coalesce`` where nothing means zero.
 
     :param check_id: id of the check, in the settings or among ``checks``.
     :param sql: the query, or the path of a .sql file; templated. Values belong into ``parameters``, not
@@ -335,7 +336,7 @@ class SqlCheckOperator(_PostgresCheckOperator):
         """Ask, and judge each row."""
         from vcci_ops.hooks.postgres import Statement
 
-        answer = self.hook.read_one(Statement(self.sql, self.parameters))
+        answer = self.hook.read_few(Statement(self.sql, self.parameters), _MOST_ROWS)
         for check in filter(None, [self.check(self.measures[0])]):
             yield from database.measured(check, answer.rows, answer.query)
 
