@@ -13,12 +13,26 @@ Found = Iterator[tuple[str, str]]
 """What is wrong, and the JSON pointer to where."""
 
 MAX_BLOCKS = 50
+MAX_TEXT = 13_200
+"""Characters that all texts of a message's blocks may have together; beyond it Slack answers
+``msg_blocks_too_long``. Slack does not document the number, it is what people observe, and the blocks
+themselves seem to count a little, too: https://github.com/slackapi/bolt-js/issues/2509"""
 _STYLES = ("primary", "danger")
 
 
 def problems(blocks: Any, at: str = "/blocks") -> list[str]:
     """Return what is wrong with a message's blocks; empty if Slack would take them."""
     return [f"[ERROR] {text} [json-pointer:{pointer}]" for text, pointer in _blocks(blocks, at)]
+
+
+def text_length(thing: Any) -> int:
+    """Return how many characters of text blocks, or a part of them, show all in all."""
+    if isinstance(thing, list):
+        return sum(text_length(item) for item in thing)
+    if not isinstance(thing, dict):
+        return 0
+    own = thing.get("text")
+    return len(own) if isinstance(own, str) else sum(text_length(part) for part in thing.values())
 
 
 def _blocks(blocks: Any, at: str) -> Found:

@@ -313,6 +313,8 @@ def _content(args: Args) -> dict[str, Any]:
     content: dict[str, Any] = {"text": text}
     if args.get("blocks"):
         _check(blockkit.problems(args["blocks"]), "invalid_blocks")
+        if blockkit.text_length(args["blocks"]) > blockkit.MAX_TEXT:
+            raise Refused("msg_blocks_too_long")
         content["blocks"] = args["blocks"]
     if args.get("attachments"):
         content["attachments"] = _attachments(args["attachments"])
