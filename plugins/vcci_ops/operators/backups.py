@@ -74,7 +74,7 @@ class BackupCheckOperator(CheckOperator):
         """Find the newest backup, then judge it."""
         now = dt.datetime.now(dt.UTC)
         found = self._search(now)
-        asked = f"list s3://{self.bucket}/{self._names.common}* ({found.requests} request{'s' if found.requests > 1 else ''})"
+        asked = f"list s3://{self.bucket}/{self._names.common}* (list requests: {found.requests})"
         if not found.backups:
             where = f"s3://{self.bucket}/{self.prefix}"
             for check in filter(None, map(self.check, self.measures)):
