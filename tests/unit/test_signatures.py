@@ -47,6 +47,7 @@ def test_what_changes_is_masked(line: str, expected: str) -> None:
         r'{"message": "bad token=\"hunter2\" sent"}',
         "ERROR connect postgres://app:hunter2@db/vcci",
         "ERROR connect redis://:hunter2@cache:6379/0",
+        "ERROR connect redis://:123/hunter2@cache:6379/0",
         "ERROR clone https://hunter2@git.example.com/x",
         "ERROR Authorization: Bearer hunter2hunter2",
         "ERROR authorization=Basic hunter2hunter2=",

@@ -64,7 +64,7 @@ _REDACTIONS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
         re.compile(rf"(?is)(--?(?:pass(?:word|wd|phrase)?|token|secret|api-key)[\w-]{{0,40}}\s+)(?:{_QUOTED}\S*|\S+)"),
         r"\1***",
     ),
-    (("://",), re.compile(rf"""(?<=://)(?:[^\s/@:"'\[]*:{_NO_PORT}[^\s"]*|[^\s/"'?#|<>]*)@"""), "***@"),
+    (("://",), re.compile(rf"""(?<=://)(?:(?:[^\s/@:"'\[]+:{_NO_PORT}|:)[^\s"]*|[^\s/"'?#|<>]*)@"""), "***@"),
     (("://",), re.compile(rf"""(?<=://)[^\s/@:"'\[]*:{_NO_PORT}[^\s"'@]+(?=["')\]]*\s*\Z)"""), "***"),
     (
         ("slack",),
