@@ -30,8 +30,8 @@ EMOJI = {
     Status.UNKNOWN: ":large_purple_circle:",
 }
 MOST_PROBLEMS, MOST_CHANGES, SECTION_LIMIT = 5, 5, 2900
-POST_LIMIT = 10_000
-"""Characters to a post: Slack refuses more than some 13,200 in all blocks together."""
+POST_LIMIT = 8_000
+"""Characters to a post: Slack refuses more than some 13,200 in all blocks together, their frames counted."""
 MOST_POSTS = 6
 
 
@@ -53,7 +53,7 @@ def message(report: Report, block_id: str, report_url: str, run_url: str) -> lis
         more = len(problems) - MOST_PROBLEMS
         blocks.append(ContextBlock(elements=[MarkdownTextObject(text=f"and {more} more, see the thread")]))
     blocks += [DividerBlock(), _section(_changes(report))]
-    notes = [_cut(_escape(note), 500) for note in report.notes[:5]]
+    notes = [_cut(_escape(note), 300) for note in report.notes[:5]]
     blocks += [ContextBlock(elements=[MarkdownTextObject(text=f":warning: {note}")]) for note in notes]
     buttons = [
         ButtonElement(text="Open the report", url=report_url, action_id="report", style="primary"),
