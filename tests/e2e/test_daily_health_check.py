@@ -159,7 +159,7 @@ def test_slack_refusing_loses_nothing_and_says_so(healthy: Platform) -> None:
     assert outcome.state == "failed"
     assert outcome.tasks["slack"] == "failed"
     assert outcome.tasks["report"] == "success"
-    log = healthy.client.log(DAG, outcome.run_id, "slack", attempt=3)
+    log = healthy.client.log(DAG, outcome.run_id, "slack", attempt=1)
     assert "Slack: chat.postMessage refused: account_inactive" in log
     assert "The report is safe in s3://vcci-reports/reports/sandbox/daily_health_check/" in log
     assert arrived(healthy.demo, outcome.report, outcome.run_id) == {"Slack": False, "S3": True, "history": True}
