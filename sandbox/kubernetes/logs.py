@@ -74,6 +74,7 @@ class Logs:
     def __init__(self, folder: Path, store: Store, faults: ActiveFaults) -> None:
         self._files, self._runs, self._store, self._faults = folder / "logs", folder / "runs", store, faults
         self._burst: float | None = None
+        self._burst_pod = ""
         self._runs.mkdir(parents=True, exist_ok=True)
         for old in self._runs.iterdir():
             old.unlink()
@@ -164,11 +165,14 @@ class Logs:
             self._burst = None
             return None
         if self._burst is None:
-            self._burst = time.time() - BURST_BEFORE
+            self._burst, self._burst_pod = time.time() - BURST_BEFORE, ""
         pods = self._store.objects(PODS, "vcci-production")
-        api = [p["metadata"]["uid"] for p in pods if p["metadata"].get("labels", {}).get("app") == "backend-api"]
-        chosen = api[int(fault.get("pod", 1)) % len(api)] if api else ""
-        return self._burst if pod["metadata"]["uid"] == chosen else None
+        api = [p["metadata"] for p in pods if p["metadata"].get("labels", {}).get("app") == "backend-api"]
+        if self._burst_pod not in [metadata["uid"] for metadata in api]:
+            # Chosen once, and not one that is about to go: the burst must not wander while pods come and go.
+            staying = [metadata["uid"] for metadata in api if "deletionTimestamp" not in metadata]
+            self._burst_pod = staying[int(fault.get("pod", 1)) % len(staying)] if staying else ""
+        return self._burst if pod["metadata"]["uid"] == self._burst_pod else None
 
 
 def _container(pod: Object, asked: str) -> str:
