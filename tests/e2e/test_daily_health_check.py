@@ -86,7 +86,7 @@ FAULTS: list[Any] = [
         "error-burst",
         [],
         {"errors.count": "critical", "errors.new": "warning"},
-        ["180x in 1 pod", "3 new: "],
+        ["x in 1 pod (backend-api-", "3 new: "],
         id="error-burst",
     ),
     pytest.param("backup-missing", [], {"backups.age": "critical"}, ["2 d "], id="backup-missing"),
