@@ -85,3 +85,29 @@ class DeliveryFailed(OpsError):
     def __init__(self, where: str, why: str) -> None:
         super().__init__(f"{where}: {why}")
         self.where = where
+
+
+class Refused(OpsError):
+    """A change was not made, for the world is not as it must be for it; nothing was changed.
+
+    The text says what is in the way and what would help. Asking again does not make it better by itself.
+    """
+
+
+class Conflict(Refused):
+    """The object changed between reading and writing, or exists already (HTTP 409)."""
+
+
+class LockHeld(Refused):
+    """Somebody else holds the change lock.
+
+    :param holder: who, as ``dag_id/run_id``.
+    """
+
+    def __init__(self, holder: str, message: str) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+class ChangeFailed(OpsError):
+    """A change was begun and did not succeed; the text says what happened and where things stand."""

@@ -4,4 +4,7 @@ from __future__ import annotations
 
 DAILY = "daily"
 READ_ONLY = "read-only"
-ALL = frozenset({DAILY, READ_ONLY})
+RELEASE = "release"
+CHANGES_PRODUCTION = "changes-production"
+ON_DEMAND = "on-demand"
+ALL = frozenset({DAILY, READ_ONLY, RELEASE, CHANGES_PRODUCTION, ON_DEMAND})

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from vcci_ops.exceptions import InvalidInput
-from vcci_ops.settings import INCLUDE, load_settings, parse_duration
+from vcci_ops.settings import INCLUDE, load_settings
+from vcci_ops.settings_base import parse_duration
 
 GOOD = yaml.safe_load((INCLUDE / "settings" / "sandbox.yaml").read_text())
 

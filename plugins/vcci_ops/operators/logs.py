@@ -17,7 +17,8 @@ from vcci_ops.domain.signatures import ErrorLines, Signatures, Tally
 from vcci_ops.domain.units import duration, humanize
 from vcci_ops.exceptions import MeasurementError, NoData
 from vcci_ops.operators.base import CheckOperator
-from vcci_ops.settings import Check, parse_duration
+from vcci_ops.settings import Check
+from vcci_ops.settings_base import parse_duration
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -11,7 +11,7 @@ from vcci_ops.domain.results import Result
 from vcci_ops.domain.traffic import judge_error_rate, judge_requests
 from vcci_ops.exceptions import InvalidInput, MeasurementError, NoData
 from vcci_ops.operators.base import CheckOperator
-from vcci_ops.settings import parse_duration
+from vcci_ops.settings_base import parse_duration
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -1,0 +1,1 @@
+"""What waits outside of workers: triggers, run by the triggerer."""
