@@ -232,7 +232,7 @@ class Settings(Model):
     on_call: OnCall
     airflow_url: str
     """Where people reach this Airflow, for links in Slack and reports."""
-    links: dict[str, str] = {}
+    links: dict[str, str] = Field(default_factory=dict)
     """Named pages (dashboards) that checks link to."""
     daily_health_check: DailyHealthCheck = DailyHealthCheck()
     release: Release
