@@ -45,7 +45,12 @@ class History:
         self.conn_id = conn_id
 
     @contextmanager
-    def _connect(self) -> Iterator[Connection[Any]]:
+    def connect(self) -> Iterator[Connection[Any]]:
+        """Yield a connection whose transaction is committed when the block ends well.
+
+        :raises MeasurementError: when the database is missing, not migrated, or refuses.
+        :raises Unreachable: when it does not answer.
+        """
         import psycopg
         from airflow.providers.postgres.hooks.postgres import PostgresHook
         from airflow.sdk.exceptions import AirflowNotFoundException
@@ -69,7 +74,7 @@ class History:
 
         :raises Unreachable: when the database does not answer.
         """
-        with self._connect() as connection, connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
                 INSERT INTO run (dag_id, run_id, environment, started_at, finished_at, status, parameters, report)
@@ -114,7 +119,7 @@ class History:
         """
         from psycopg.types.json import Jsonb
 
-        with self._connect() as connection, connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
                 SELECT run.started_at, result.result FROM result JOIN run ON run.id = result.run
@@ -141,7 +146,7 @@ class History:
         """Return value and status of every check and subject in the days before a run, oldest first."""
         found: dict[tuple[str, str], list[Point]] = {}
         since = run.started_at - dt.timedelta(days=days)
-        with self._connect() as connection, connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
                 SELECT check_id, subject, run.started_at, result.value, result.status
@@ -162,7 +167,7 @@ class History:
 
         :param besides: run_id to pass over; when it is a scheduled run's, only scheduled runs are looked at.
         """
-        with self._connect() as connection, connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
                 SELECT run.started_at, payload FROM snapshot JOIN run ON run.id = snapshot.run
@@ -176,7 +181,7 @@ class History:
 
     def record_delivery(self, environment: str, dag_id: str, run_id: str, channel: str, reference: str) -> None:
         """Note that a report arrived."""
-        with self._connect() as connection, connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 """
                 INSERT INTO delivery (environment, dag_id, run_id, channel, at, reference)
@@ -189,13 +194,13 @@ class History:
     def deliveries(self, environment: str, dag_id: str, run_id: str) -> dict[str, str]:
         """Return where a run's report arrived: channel → reference."""
         query = "SELECT channel, reference FROM delivery WHERE environment = %s AND dag_id = %s AND run_id = %s"
-        with self._connect() as connection, connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             return dict(cursor.execute(query, (environment, dag_id, run_id)).fetchall())
 
     def report(self, environment: str, dag_id: str, run_id: str) -> dict[str, Any] | None:
         """Return the report of a run as JSON, or None."""
         query = "SELECT report FROM run WHERE environment = %s AND dag_id = %s AND run_id = %s"
-        with self._connect() as connection, connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             row: Iterable[Any] | None = cursor.execute(query, (environment, dag_id, run_id)).fetchone()
         return next(iter(row)) if row else None
 
