@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from vcci_ops.exceptions import InvalidInput
 from vcci_ops.settings_base import DnsLabel, Duration, Model
 from vcci_ops.settings_release import Release
+from vcci_ops.settings_scaling import Scaling
 
 INCLUDE = Path(os.environ.get("VCCI_OPS_INCLUDE") or Path(__file__).resolve().parents[2] / "include")
 DEFAULT_ENVIRONMENT = "production"
@@ -236,6 +237,7 @@ class Settings(Model):
     """Named pages (dashboards) that checks link to."""
     daily_health_check: DailyHealthCheck = DailyHealthCheck()
     release: Release
+    scaling: Scaling
     checks: dict[str, Check]
 
     def pick(self, *ids: str) -> tuple[Check, ...]:
