@@ -23,6 +23,9 @@ JOBS, LEASES = ("batch", "v1", "jobs"), ("coordination.k8s.io", "v1", "leases")
 PODS = ("", "v1", "pods")
 Kind = tuple[str, str, str]
 """API group ("" for core), version and plural."""
+MANAGER = "vcci-ops"
+"""Under this name the API notes in ``managedFields`` what was written here."""
+_EVER = 10 * 365 * 86400
 
 
 def path_of(kind: Kind, namespace: str, name: str = "") -> str:
@@ -41,7 +44,8 @@ class KubernetesWriter(KubernetesReader):
         :raises NoData: when there is none of this name.
         """
         missing = f"there is no {_word(kind)} {name} in namespace {namespace}"
-        return self._json(path_of(kind, namespace, name), f"get {_word(kind)} in namespace {namespace}", missing=missing)
+        action = f"get {_word(kind)} in namespace {namespace}"
+        return self._json(path_of(kind, namespace, name), action, missing=missing)
 
     def objects(self, kind: Kind, namespace: str, selector: str = "") -> Iterator[dict[str, Any]]:
         """Yield the objects of a kind, in pages.
@@ -90,12 +94,40 @@ class KubernetesWriter(KubernetesReader):
         if uid:
             body["preconditions"] = {"uid": uid}
         try:
-            self._send(
-                "DELETE", path_of(kind, namespace, name), f"delete {_word(kind)} in namespace {namespace}", body
-            )
+            self._send("DELETE", path_of(kind, namespace, name), f"delete {_word(kind)} in namespace {namespace}", body)
         except NoData:
             return False
         return True
+
+    def tail(
+        self, namespace: str, pod: str, container: str, *, lines: int = 20, previous: bool = False, most: int = 65536
+    ) -> list[str]:
+        """Return the last lines of a container's log, oldest first.
+
+        :param previous: of the run before the last restart.
+        :param most: bytes to read at most.
+        :raises NoData: when there is no such log (any more).
+        """
+        query: dict[str, Any] = {"container": container, "tailLines": lines, "limitBytes": most}
+        if previous:
+            query["previous"] = "true"
+        missing = f"pod {pod} has no {'earlier ' if previous else ''}log of {container}"
+        path = f"{path_of(PODS, namespace, pod)}/log"
+        answer = self._get(path, f"get pods/log in namespace {namespace}", query, missing=missing)
+        return str(answer.data.decode("utf-8", "replace")).splitlines()
+
+    def log_end(self, namespace: str, pod: str, container: str, *, most: int) -> tuple[bytes, bool]:
+        """Return the end of a container's log, and whether something before it was left out.
+
+        :param most: bytes to keep; also what it takes of memory, whatever the log's length.
+        :raises NoData: when there is no such log (any more).
+        """
+        kept, cut = b"", False
+        for chunk in self.log(namespace, pod, container, seconds=_EVER):
+            kept += chunk
+            if len(kept) > most:
+                kept, cut = kept[-most:], True
+        return kept, cut
 
     def _send(
         self, method: str, path: str, action: str, body: Any, content_type: str = "application/json"
@@ -107,6 +139,7 @@ class KubernetesWriter(KubernetesReader):
             answer = self._client.call_api(
                 path,
                 method,
+                query_params=[] if method == "DELETE" else [("fieldManager", MANAGER)],
                 header_params={"Accept": "application/json", "Content-Type": content_type},
                 body=body,
                 auth_settings=["BearerToken"],
