@@ -35,7 +35,7 @@ class LockState:
     purpose: str = ""
     by: str = ""
     """Who asked for that run."""
-    since: str = ""
+    acquired: str = ""
     """RFC 3339, UTC."""
     broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """holder, by, reason, at, source of the last time it was broken; empty when it never was."""
@@ -52,7 +52,7 @@ class LockState:
             holder=spec.get("holderIdentity") or "",
             purpose=notes.get(PURPOSE, ""),
             by=notes.get(BY, ""),
-            since=_second(spec.get("acquireTime") or ""),
+            acquired=_second(spec.get("acquireTime") or ""),
             broken=broken if isinstance(broken, dict) else {},
         )
 
@@ -60,7 +60,7 @@ class LockState:
         """Say it in one sentence without a full stop."""
         if not self.holder:
             return "nobody holds it"
-        since = f" since {self.since}" if self.since else ""
+        since = f" since {self.acquired}" if self.acquired else ""
         asked = f", asked for by {self.by}" if self.by else ""
         return f"{self.holder} holds it{since}" + (f" for: {self.purpose}" if self.purpose else "") + asked
 

@@ -179,7 +179,7 @@ class BreakChangeLockOperator(_LockOperator):
                 self.lock.require_breakable(state, self.expected_holder)
             running = self._state_of_holder(context)
             summary = f"change lock of namespace {self.namespace} taken from {self.expected_holder}: {self.reason}"
-            detail = {"holder": self.expected_holder, "holder_state": running, "since": state.since}
+            detail = {"holder": self.expected_holder, "holder_state": running, "since": state.acquired}
             acting.journal.changed("lock-broken", acting.requested_by, summary, {**detail, "reason": self.reason})
             self.lock.break_(self.expected_holder, acting.requested_by, self.reason, source=acting.source)
         self.log.warning("%s broke the %s", acting.requested_by, summary)
