@@ -21,6 +21,13 @@ GRANT SELECT (tenant_id, last_active) ON sessions TO vcci_ops;
 -- security.*
 GRANT SELECT (id, action, actor, target, ip, details, created_at) ON audit_log TO vcci_ops;
 
+-- Releases: the revision the schema has. No table before the first migration; run this file again after it.
+DO $$ BEGIN
+  IF to_regclass('alembic_version') IS NOT NULL THEN
+    GRANT SELECT ON alembic_version TO vcci_ops;
+  END IF;
+END $$;
+
 -- Belt and braces: a mistake in a query must neither write nor run for ever.
 ALTER ROLE vcci_ops SET default_transaction_read_only = on;
 ALTER ROLE vcci_ops SET statement_timeout = '30s';
