@@ -8,7 +8,7 @@ import pytest
 from vcci_ops.domain import queues
 from vcci_ops.domain.queues import Broker, Layout, Task, Workers
 from vcci_ops.exceptions import UnexpectedAnswer
-from vcci_ops.operators.queues import reading
+from vcci_ops.hooks.redis import reading
 from vcci_ops.settings import load_settings
 
 LAYOUT = Layout(queues=("intake", "calc"), prefix="celery:")

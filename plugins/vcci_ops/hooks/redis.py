@@ -17,6 +17,7 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from vcci_ops.domain.queues import SAMPLE, Broker, Layout, read_task
 from vcci_ops.exceptions import Forbidden, MeasurementError, UnexpectedAnswer, Unreachable
 
 SYSTEM = "Redis"
@@ -141,6 +142,78 @@ def _words(error: BaseException) -> str:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     return type(error).__name__
+
+
+class CeleryBroker:
+    """Reads what kombu keeps in Redis: waiting tasks, bindings, tasks in flight.
+
+    :param layout: which queues, and how their keys are called.
+    """
+
+    def __init__(self, hook: TimedRedisHook, layout: Layout) -> None:
+        self._hook = hook
+        self._layout = layout
+
+    def read(self, more: Sequence[Command] = ()) -> tuple[Broker, list[Any]]:
+        """Read the broker in one round trip; return it, and the answers to further commands sent along.
+
+        A second round trip follows only where the tasks in flight are more than a sample.
+
+        :raises MeasurementError: when Redis does not answer or refuses.
+        """
+        commands = reading(self._layout)
+        answers = self._hook.ask([*commands, *more])
+        return self._broker(answers[: len(commands)]), answers[len(commands) :]
+
+    def _broker(self, answers: Sequence[Any]) -> Broker:
+        layout, given = self._layout, iter(answers)
+
+        def lengths(queue: str) -> Any:
+            found = {step: next(given) for step in layout.lists(queue)}
+            failed = next((answer for answer in found.values() if isinstance(answer, Exception)), None)
+            return refused(failed) if failed else found
+
+        waiting = {queue: lengths(queue) for queue in layout.queues}
+        rest = list(given)
+        for answer in rest:
+            if isinstance(answer, Exception):
+                raise refused(answer)
+        *bound, in_flight, (_, sample), taken = rest
+        routes = {
+            (exchange, key): queue
+            for exchange, members in zip(layout.bindings, bound, strict=True)
+            for key, queue in layout.members(members)
+        }
+        broker = Broker(waiting=waiting, routes=routes, in_flight=in_flight, tasks={}, taken=_pairs(taken))
+        self._read_tasks(broker, sample)
+        return broker
+
+    def _read_tasks(self, broker: Broker, sample: dict[bytes, bytes]) -> None:
+        """Read the sample; then, where it is only a part, the oldest tasks as well."""
+        layout = self._layout
+        missing = [tag for tag in list(broker.taken)[:SAMPLE] if tag.encode() not in sample]
+        if missing and broker.in_flight > len(sample):
+            (found,) = self._hook.ask([("HMGET", layout.unacked, *missing)])
+            if isinstance(found, list):
+                sample |= {tag.encode(): raw for tag, raw in zip(missing, found, strict=True) if raw}
+        for tag, raw in sample.items():
+            name = tag.decode(errors="replace")
+            broker.tasks[name] = read_task(name, raw, broker.routes, layout.queues)
+
+
+def reading(layout: Layout) -> list[Command]:
+    """Return the commands that read the broker, in the order that their answers are taken in."""
+    commands: list[Command] = [("LLEN", key) for queue in layout.queues for key in layout.lists(queue).values()]
+    commands += [("SMEMBERS", layout.binding(exchange)) for exchange in layout.bindings]
+    commands.append(("HLEN", layout.unacked))
+    commands.append(("HSCAN", layout.unacked, 0, "COUNT", SAMPLE))
+    commands.append(("ZRANGE", layout.index, 0, SAMPLE - 1, "WITHSCORES"))
+    return commands
+
+
+def _pairs(flat: Sequence[Any]) -> dict[str, float]:
+    """Read tags and scores, which take turns in Redis's answer."""
+    return {tag.decode(errors="replace"): float(at) for tag, at in zip(flat[::2], flat[1::2], strict=True)}
 
 
 class WorkerMailbox:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vcci_ops.domain.checks import judged, stated, unknown
-from vcci_ops.domain.pods import Container, Pod, bounded
+from vcci_ops.domain.pods import bounded
 from vcci_ops.domain.results import Result, Status
-from vcci_ops.domain.signatures import ErrorLines, Signatures, Tally
 from vcci_ops.domain.units import duration, humanize
 from vcci_ops.exceptions import MeasurementError, NoData
 from vcci_ops.operators.base import CheckOperator
@@ -23,8 +17,7 @@ from vcci_ops.settings_base import parse_duration
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from vcci_ops.hooks.crew import Crew
-    from vcci_ops.hooks.kubernetes import KubernetesReader
+    from vcci_ops.hooks.logs import LogReading
 
 SIGNATURES_KEY = "signatures"
 """XCom key of what was found: a list of ``{"signature": ..., "count": ...}``, most frequent first."""
@@ -32,47 +25,10 @@ SHOWN = 12
 """Signatures that a result names."""
 EXAMPLES = 7
 """New signatures that a result shows with an example."""
-THREADS = 4
 _READ_SHARE = 0.8
 """Share of the deadline that reading may take, so that what was counted is still reported."""
-
-
-@dataclass(slots=True)
-class _Log:
-    """What was read of one pod."""
-
-    tally: Tally
-    size: int = 0
-    found: bool = False
-    """Whether there was a log at all, be it empty."""
-    notes: list[str] = field(default_factory=list)
-    """What was not there to be read; no fault."""
-    unread: str = ""
-    """Why it could not be read to the end."""
-
-
-@dataclass(slots=True)
-class _Reading:
-    """What was read of all pods."""
-
-    signatures: Signatures
-    pods: int = 0
-    logs: int = 0
-    """Pods that had a log."""
-    size: int = 0
-    notes: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
-
-    def add(self, pod: str, log: _Log) -> None:
-        self.signatures.merge(pod, log.tally)
-        self.size += log.size
-        self.logs += log.found
-        self.notes += [f"{pod}: {note}" for note in log.notes]
-        if log.unread:
-            self.unread.append(f"could not be read: {pod}: {log.unread}")
-
-
 KNOWN_DAYS = 14
+"""How far back a signature is known."""
 
 
 class LogsCheckOperator(CheckOperator):
@@ -161,7 +117,7 @@ class LogsCheckOperator(CheckOperator):
         if new := self.check("errors.new"):
             yield self._compared(new, reading, context)
 
-    def _refuse_emptiness(self, reading: _Reading) -> None:
+    def _refuse_emptiness(self, reading: LogReading) -> None:
         if reading.unread or reading.size:
             return
         if not reading.logs:
@@ -173,7 +129,7 @@ class LogsCheckOperator(CheckOperator):
 
     # Judging ---------------------------------------------------------------------------------------
 
-    def _count(self, check: Check, reading: _Reading) -> Result:
+    def _count(self, check: Check, reading: LogReading) -> Result:
         found = reading.signatures
         within = f"in the last {duration(self._window)}"
         read = f"{reading.logs} of {reading.pods} pods read, {humanize(reading.size, 'bytes')}"
@@ -190,14 +146,14 @@ class LogsCheckOperator(CheckOperator):
         result = judged(check, float(found.total), summary, details=tuple(details), query=self._query())
         return self._lowered(check, result, reading)
 
-    def _compared(self, check: Check, reading: _Reading, context: Context) -> Result:
+    def _compared(self, check: Check, reading: LogReading, context: Context) -> Result:
         try:
             known = self.previous_signatures(context)
         except MeasurementError as error:
             return unknown(check, error, query=self._query())
         return self._new(check, reading, known)
 
-    def _new(self, check: Check, reading: _Reading, known: Sequence[str] | None) -> Result:
+    def _new(self, check: Check, reading: LogReading, known: Sequence[str] | None) -> Result:
         if known is None and not reading.unread:
             return stated(check, Status.OK, "no earlier run to compare with", query=self._query())
         new = list(reading.signatures.unseen(known or ())) if known is not None else []
@@ -211,7 +167,7 @@ class LogsCheckOperator(CheckOperator):
         result = judged(check, float(len(new)), summary, details=tuple(details), query=self._query())
         return self._lowered(check, result, reading)
 
-    def _lowered(self, check: Check, result: Result, reading: _Reading) -> Result:
+    def _lowered(self, check: Check, result: Result, reading: LogReading) -> Result:
         """Make unknown what is only a lower bound, unless even that is critical."""
         if not reading.unread or result.status is Status.CRITICAL:
             return result
@@ -236,85 +192,19 @@ class LogsCheckOperator(CheckOperator):
         except ValueError:
             return parse_duration(self.window)
 
-    def _read(self) -> _Reading:
-        from vcci_ops.hooks.crew import Crew
-        from vcci_ops.hooks.kubernetes import KubernetesReader
+    def _read(self) -> LogReading:
+        from vcci_ops.hooks.logs import LogReader
 
-        until = time.monotonic() + self.deadline * _READ_SHARE
-        reader = KubernetesReader(self.kubernetes_conn_id, page_size=self.page_size).connect()
-        with Crew(THREADS) as crew:
-            pods = self._pods(crew, reader)
-            reading = _Reading(Signatures(self.max_signatures), pods=len(pods))
-            logs = deque((pod.name, crew.submit(partial(self._read_pod, crew, reader, pod, until))) for pod in pods)
-            while logs:  # taken out one by one, so that what has been added up can go
-                name, log = logs.popleft()
-                reading.add(name, log.result())
+        reading = LogReader(
+            self.namespace,
+            self.workload,
+            self._container,
+            window=self._window,
+            markers=self.markers,
+            max_signatures=self.max_signatures,
+            page_size=self.page_size,
+            kubernetes_conn_id=self.kubernetes_conn_id,
+            patience=self.deadline * _READ_SHARE,
+        ).read()
         self.log.info("Read %s from %d pods of %s", humanize(reading.size, "bytes"), reading.pods, self.workload)
         return reading
-
-    def _pods(self, crew: Crew, reader: KubernetesReader) -> list[Pod]:
-        """Find the Deployment's pods by their owners; labels alone may select others' pods too.
-
-        Most Deployments select ``app=<their name>``: asking for that at once saves a round trip. Where it is
-        not so, the lists are asked for again.
-        """
-        wanted = crew.submit(lambda: reader.deployment(self.namespace, self.workload))
-        guess = f"app={self.workload}"
-        lists = self._lists(crew, reader, guess)
-        selector = wanted.result().selector
-        pods, owners = lists if selector == guess else self._lists(crew, reader, selector)
-        found = [pod for pod in pods.result() if pod.workload(owners.result()) == self.workload]
-        if not found:
-            raise NoData(f"Deployment {self.workload} in namespace {self.namespace} has no pods, so there is no log")
-        return found
-
-    def _lists(
-        self, crew: Crew, reader: KubernetesReader, selector: str
-    ) -> tuple[Future[list[Pod]], Future[dict[str, str]]]:
-        return (
-            crew.submit(lambda: list(reader.pods(self.namespace, selector))),
-            crew.submit(lambda: reader.replica_sets(self.namespace, selector)),
-        )
-
-    def _read_pod(self, crew: Crew, reader: KubernetesReader, pod: Pod, until: float) -> _Log:
-        log = _Log(Tally(self.max_signatures))
-        container = next((c for c in (*pod.init, *pod.containers) if c.name == self._container), None)
-        if time.monotonic() > until:
-            log.unread = "no time was left for it"
-        elif container is None and pod.containers:
-            names = ", ".join(c.name for c in pod.containers)
-            log.unread = f"it has no container {self._container}; it has {names}"
-        elif container is None or not container.started:
-            log.notes.append(f"{self._container} has not started, so there is no log yet")
-        else:
-            for previous in self._runs(container):
-                self._read_log(crew, reader, pod.name, previous=previous, until=until, log=log)
-        log.tally.forget_lines()
-        return log
-
-    def _runs(self, container: Container) -> list[bool]:
-        """Say which of (this, previous) runs to read: previous ones that ended within the window, too.
-
-        While a container waits for its next start, the API's present log *is* that of the run before.
-        """
-        recent = container.ended_at is not None and time.time() - container.ended_at <= self._window
-        both = container.has_previous and container.state == "running" and recent
-        return [True, False] if both else [False]
-
-    def _read_log(
-        self, crew: Crew, reader: KubernetesReader, pod: str, *, previous: bool, until: float, log: _Log
-    ) -> None:
-        lines = ErrorLines([marker.encode() for marker in self.markers])
-        try:
-            for chunk in reader.log(self.namespace, pod, self._container, seconds=self._window, previous=previous):
-                log.found = True
-                log.size += len(chunk)
-                log.tally.add(lines.feed(chunk))
-                if crew.stopped.is_set() or time.monotonic() > until:
-                    log.unread = f"not to its end within {duration(self.deadline * _READ_SHARE)}"
-                    break
-        except NoData as error:
-            log.notes.append(str(error))
-        except MeasurementError as error:
-            log.unread = str(error)
-        log.tally.add(lines.end())

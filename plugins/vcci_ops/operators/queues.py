@@ -8,14 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vcci_ops.domain import queues as domain
-from vcci_ops.domain.queues import SAMPLE, Broker, Layout
+from vcci_ops.domain.queues import Broker, Layout
 from vcci_ops.domain.results import Result
 from vcci_ops.operators.base import CheckOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from vcci_ops.hooks.redis import Command, Question, TimedRedisHook, WorkerMailbox
+    from vcci_ops.hooks.redis import Question, TimedRedisHook, WorkerMailbox
 
 
 class QueueCheckOperator(CheckOperator):
@@ -75,13 +75,13 @@ class QueueCheckOperator(CheckOperator):
 
     def measure(self, context: Context) -> Iterator[Result]:
         """Read the broker and ask the workers in one round trip; judge; then collect the workers' answers."""
+        from vcci_ops.hooks.redis import CeleryBroker
+
         layout = self._layout()
         try:
             mailbox = self._mailbox() if self.check("queues.consumers") else None
             question, put = mailbox.question() if mailbox else (None, [])
-            commands = reading(layout)
-            answers = self.hook.ask([*commands, *put])
-            broker = self._broker(layout, answers[: len(commands)])
+            broker, answers = CeleryBroker(self.hook, layout).read(put)
             yield from self._kept(layout, broker)
             if mailbox and question:
                 yield from self._consumed(layout, broker, mailbox, question, answers[-1])
@@ -102,42 +102,6 @@ class QueueCheckOperator(CheckOperator):
 
         return WorkerMailbox(self.hook, prefix=self.key_prefix, separator=self.separator)
 
-    def _broker(self, layout: Layout, answers: Sequence[Any]) -> Broker:
-        from vcci_ops.hooks.redis import refused
-
-        given = iter(answers)
-
-        def lengths(queue: str) -> Any:
-            found = {step: next(given) for step in layout.lists(queue)}
-            failed = next((answer for answer in found.values() if isinstance(answer, Exception)), None)
-            return refused(failed) if failed else found
-
-        waiting = {queue: lengths(queue) for queue in layout.queues}
-        rest = list(given)
-        for answer in rest:
-            if isinstance(answer, Exception):
-                raise refused(answer)
-        *bound, in_flight, (_, sample), taken = rest
-        routes = {
-            (exchange, key): queue
-            for exchange, members in zip(layout.bindings, bound, strict=True)
-            for key, queue in layout.members(members)
-        }
-        broker = Broker(waiting=waiting, routes=routes, in_flight=in_flight, tasks={}, taken=_pairs(taken))
-        self._read_tasks(layout, broker, sample)
-        return broker
-
-    def _read_tasks(self, layout: Layout, broker: Broker, sample: dict[bytes, bytes]) -> None:
-        """Read the sample; then, where it is only a part, the oldest tasks as well."""
-        missing = [tag for tag in list(broker.taken)[:SAMPLE] if tag.encode() not in sample]
-        if missing and broker.in_flight > len(sample):
-            (found,) = self.hook.ask([("HMGET", layout.unacked, *missing)])
-            if isinstance(found, list):
-                sample |= {tag.encode(): raw for tag, raw in zip(missing, found, strict=True) if raw}
-        for tag, raw in sample.items():
-            name = tag.decode(errors="replace")
-            broker.tasks[name] = domain.read_task(name, raw, broker.routes, layout.queues)
-
     def _kept(self, layout: Layout, broker: Broker) -> Iterator[Result]:
         now = time.time()
         depth, oldest = self.check("queues.depth"), self.check("queues.oldest")
@@ -157,18 +121,3 @@ class QueueCheckOperator(CheckOperator):
         workers = domain.read_workers(answers, receivers)
         for check in filter(None, [self.check("queues.consumers")]):
             yield from [domain.consumers(check, queue, broker, layout, workers) for queue in layout.queues]
-
-
-def reading(layout: Layout) -> list[Command]:
-    """Return the commands that read the broker, in the order that their answers are taken in."""
-    commands: list[Command] = [("LLEN", key) for queue in layout.queues for key in layout.lists(queue).values()]
-    commands += [("SMEMBERS", layout.binding(exchange)) for exchange in layout.bindings]
-    commands.append(("HLEN", layout.unacked))
-    commands.append(("HSCAN", layout.unacked, 0, "COUNT", SAMPLE))
-    commands.append(("ZRANGE", layout.index, 0, SAMPLE - 1, "WITHSCORES"))
-    return commands
-
-
-def _pairs(flat: Sequence[Any]) -> dict[str, float]:
-    """Read tags and scores, which take turns in Redis's answer."""
-    return {tag.decode(errors="replace"): float(at) for tag, at in zip(flat[::2], flat[1::2], strict=True)}
