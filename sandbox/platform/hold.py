@@ -22,7 +22,7 @@ def main() -> None:
     held = [psycopg.connect(**given, application_name="backend-api")]
     if sys.argv[1] == "transaction":
         one = "SELECT id FROM suppliers ORDER BY id LIMIT 1"
-        held[0].execute(f"UPDATE suppliers SET engagement_status = 'contacted' WHERE id = ({one})")
+        held[0].execute(f"UPDATE suppliers SET country = country WHERE id = ({one})")
     else:
         for _ in range(_missing(held[0], float(sys.argv[2]))):
             held.append(psycopg.connect(**given, application_name="backend-api"))

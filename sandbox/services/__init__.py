@@ -7,13 +7,15 @@ from sandbox.service import Service
 
 def all_services() -> list[Service]:
     """Return one instance of every service, in an order that satisfies ``needs``."""
-    from sandbox.services import api, kube, messages, postgres, prometheus, proxy, redis, s3
+    from sandbox.services import api, git, kube, messages, postgres, prometheus, proxy, redis, registry, s3
 
     return [
         proxy.Proxy(),
         *postgres.services(),
         redis.Redis(),
         s3.S3(),
+        git.Git(),
+        registry.Registry(),
         kube.Kube(),
         messages.Messages(),
         api.Api(),

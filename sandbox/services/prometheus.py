@@ -153,7 +153,7 @@ class Prometheus(Service):
     def _write_web_config(self, sandbox: Sandbox) -> None:
         path = sandbox.data("prometheus") / "web.yml"
         path.touch(mode=0o600)
-        hashed = _bcrypt(sandbox.secret("prometheus"))
+        hashed = bcrypt(sandbox.secret("prometheus"))
         path.write_text(json.dumps({"basic_auth_users": {USER: hashed}}))
 
     def _fill(self, sandbox: Sandbox) -> None:
@@ -171,7 +171,7 @@ class Prometheus(Service):
         metrics_history.fill(data, Story.of(sandbox.state.faults().get), promtool=promtool)
 
 
-def _bcrypt(password: str) -> str:
+def bcrypt(password: str) -> str:
     """Hash a password as Prometheus wants it, by the system's libcrypt.
 
     https://prometheus.io/docs/prometheus/latest/configuration/https/
