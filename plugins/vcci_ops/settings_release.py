@@ -62,6 +62,17 @@ class ReleaseJobs(Model):
     """A Job that has ended is kept this long (ttlSecondsAfterFinished)."""
 
 
+class Build(Model):
+    """How an image is built in the cluster, when the form asks for it."""
+
+    image: str = "moby/buildkit:v0.26.2-rootless"
+    """Rootless BuildKit; mirror it into your registry and pin it by digest."""
+    timeout: Duration = 1800.0
+    """A build that takes longer has failed."""
+    secret: DnsLabel = "vcci-build"
+    """Secret of the namespace with what a build needs to log in: .dockerconfigjson, GIT_AUTH_TOKEN."""
+
+
 class Release(Model):
     """How a release is done."""
 
@@ -69,6 +80,7 @@ class Release(Model):
     """Host (and port) of image references; default: that of the connection vcci_registry."""
     images: tuple[Image, ...] = Field(min_length=1)
     jobs: ReleaseJobs
+    build: Build = Build()
     watch: Watch
     approvals: Approvals = Approvals()
     commit_url: str = ""

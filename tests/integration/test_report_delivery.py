@@ -137,7 +137,7 @@ def test_repeating_a_run_replaces_its_rows_and_is_not_its_own_past(places: Place
 
 
 def _runs() -> list[str]:
-    with History()._connect() as connection:
+    with History().connect() as connection:
         return [run_id for (run_id,) in connection.execute("SELECT run_id FROM run ORDER BY started_at")]
 
 
@@ -328,7 +328,7 @@ def test_a_run_that_told_nobody_tells_the_on_call_mailbox_and_only_that(places: 
 
 def test_migrations_can_run_twice_and_go_back(places: Places) -> None:
     upgrade()
-    with History()._connect() as connection:
+    with History().connect() as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001_history",)
     assert History().snapshots("nowhere", "signatures", dt.datetime.now(dt.UTC), days=9) == []
 

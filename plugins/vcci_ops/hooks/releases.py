@@ -79,10 +79,13 @@ class Journal:
         with History(self.conn_id).connect() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(hashtext('vcci-ops incident'))")
             row = connection.execute(
-                "INSERT INTO incident (id, environment, severity, title, source, detail) "
-                "SELECT 'INC-' || to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD-') || lpad((1 + count(*))::text, 3, '0'),"
-                " %s, %s, %s, %s, %s FROM incident WHERE starts_with(id, 'INC-' || to_char(now() AT TIME ZONE 'UTC', "
-                "'YYYY-MM-DD-')) ON CONFLICT ON CONSTRAINT incident_once DO UPDATE SET detail = excluded.detail RETURNING id",
+                """
+                WITH today AS (SELECT 'INC-' || to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD-') AS prefix)
+                INSERT INTO incident (id, environment, severity, title, source, detail)
+                SELECT prefix || lpad((1 + n)::text, 3, '0'), %s, %s, %s, %s, %s
+                FROM today, LATERAL (SELECT count(*) FROM incident WHERE starts_with(id, prefix)) AS before (n)
+                ON CONFLICT ON CONSTRAINT incident_once DO UPDATE SET detail = excluded.detail RETURNING id
+                """,
                 (self.environment, severity, title, self.source, json.dumps(detail or {})),
             ).fetchone()
         return str(row[0]) if row else ""

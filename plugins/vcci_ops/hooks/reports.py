@@ -75,6 +75,22 @@ class ReportStore:
                 raise DeliveryFailed(f"s3://{self.bucket}", type(error).__name__) from error
         return f"s3://{self.bucket}/{key}report.html"
 
+    def save_file(self, dag_id: str, run_id: str, name: str, content: bytes, kind: str) -> str:
+        """Write one more file into the run's folder and return its s3:// address.
+
+        :raises DeliveryFailed: when the bucket does not take it.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key = report_key(self.prefix, self.environment, dag_id, run_id) + name
+        try:
+            self._hook.get_conn().put_object(Bucket=self.bucket, Key=key, Body=content, ContentType=kind)
+        except ClientError as error:
+            raise DeliveryFailed(f"s3://{self.bucket}", error.response["Error"].get("Code", "refused")) from error
+        except BotoCoreError as error:
+            raise DeliveryFailed(f"s3://{self.bucket}", type(error).__name__) from error
+        return f"s3://{self.bucket}/{key}"
+
     def page(self, dag_id: str, run_id: str) -> str | None:
         """Return the page of a run, or None when there is none."""
         from botocore.exceptions import ClientError

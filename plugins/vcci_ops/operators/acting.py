@@ -1,0 +1,77 @@
+"""What all tasks share that change the platform: who they are, what they noted, and how they fail."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from vcci_ops.exceptions import DeliveryFailed, Forbidden, MeasurementError, OpsError, Unreachable
+from vcci_ops.hooks.releases import Journal
+from vcci_ops.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Turn this library's errors into Airflow's: tried again where that may help, failed at once where not.
+
+    :raises AirflowException: for what did not answer; a retry may find it well.
+    :raises AirflowFailException: for refusals, failed changes, wrong input, missing rights.
+    """
+    try:
+        yield
+    except (Unreachable, DeliveryFailed) as error:
+        raise AirflowException(str(error)) from error
+    except (Forbidden, OpsError) as error:
+        raise AirflowFailException(str(error)) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Acting:
+    """A run that changes the platform, as its tasks see it."""
+
+    dag_id: str
+    run_id: str
+    requested_by: str
+    settings: Settings
+    params: dict[str, Any]
+
+    @classmethod
+    def of(cls, context: Context) -> Acting:
+        """Read it off a task's context."""
+        run = context["dag_run"]
+        by = getattr(run, "triggering_user_name", None) or "unknown"
+        return cls(str(run.dag_id), str(run.run_id), str(by), load_settings(), dict(context.get("params") or {}))
+
+    @cached_property
+    def journal(self) -> Journal:
+        """What this run has done so far."""
+        return Journal(self.settings.environment, self.dag_id, self.run_id)
+
+    @property
+    def source(self) -> str:
+        """The run as locks and records name it."""
+        return f"{self.dag_id}/{self.run_id}"
+
+
+def pulled(context: Context, task_id: str, key: str = "return_value") -> Any:
+    """Return what a task of this run left, or None."""
+    return context["ti"].xcom_pull(task_ids=task_id, key=key)
+
+
+def needed(context: Context, task_id: str, key: str = "return_value") -> Any:
+    """Return what a task of this run left.
+
+    :raises MeasurementError: when it left nothing, for it did not run to its end.
+    """
+    value = pulled(context, task_id, key)
+    if value is None:
+        raise MeasurementError(f"the task {task_id} left nothing under {key}: it did not run to its end")
+    return value

@@ -1,0 +1,321 @@
+"""The release's acting phases: each asks first whether the plan is approved and the world still as planned."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from vcci_ops.domain import release_text
+from vcci_ops.domain.plans import require_unchanged
+from vcci_ops.exceptions import ChangeFailed, Refused
+from vcci_ops.operators.acting import Acting, failing_clearly, pulled
+from vcci_ops.operators.approval import approved_plan
+from vcci_ops.operators.release_plan import APPROVAL, PLAN, ReleaseJobOperator
+from vcci_ops.operators.release_validate import running
+from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
+from vcci_ops.operators.watch import WatchOperator, WatchSubject
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+MIGRATE = "migrate"
+
+
+def approved(context: Context) -> dict[str, Any]:
+    """Return the plan of this run, approved and unchanged.
+
+    :raises Refused: when it is not.
+    """
+    return dict(approved_plan(context, PLAN, APPROVAL))
+
+
+def require_lock(acting: Acting) -> None:
+    """Pass when this run holds the change lock.
+
+    :raises Refused: when it does not (any more).
+    """
+    from vcci_ops.hooks.lease import ChangeLock
+
+    ChangeLock(acting.settings.kubernetes.namespace).require(acting.source)
+
+
+def world(acting: Acting, names: list[str]) -> dict[str, Any]:
+    """Return what must not move between plan and act: running images and the schema's revision."""
+    from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
+    from vcci_ops.hooks.schema import current_revision
+
+    found = running(KubernetesWriter().connect(), acting.settings.kubernetes.namespace, names)  # type: ignore[arg-type]
+    return {"schema": current_revision(), **{name: workload["image"] for name, workload in found.items()}}
+
+
+def planned_world(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same as the plan was made for."""
+    return {
+        "schema": plan["schema"]["from"],
+        **{name: workload["image"] for name, workload in plan["workloads"].items()},
+    }
+
+
+class BeginReleaseOperator(BaseOperator):
+    """With the lock in hand: is the world still as planned? Then record the release and announce it.
+
+    A repeated task finds that this run has begun, and looks at the world no more: by then it is this run that
+    moves it.
+
+    :raises AirflowFailException: when the running images or the schema have moved since the plan.
+    """
+
+    def execute(self, context: Context) -> None:
+        """Confirm, record, tell Slack and Statuspage."""
+        from vcci_ops.hooks.releases import Releases
+
+        acting = Acting.of(context)
+        with failing_clearly():
+            plan = approved(context)
+            require_lock(acting)
+            if acting.journal.recall("begun") is None:
+                require_unchanged(planned_world(plan), world(acting, list(plan["workloads"])))
+            approval = pulled(context, APPROVAL, "approval") or {}
+            by = {
+                "requested_by": plan["requested_by"],
+                "approved_by": approval.get("by"),
+                "reason": plan["reason"],
+            }
+            Releases(acting.settings.environment).begin(
+                acting.journal, plan["kind"], plan, pulled(context, PLAN, "hash"), by
+            )
+            acting.journal.remember("begun", {"approved_by": approval.get("by")})
+            acting.journal.changed(
+                plan["kind"],
+                plan["requested_by"],
+                f"{plan['from_version']} → {plan['version']}",
+                {"reason": plan["reason"]},
+            )
+            tell(acting, "announce", release_text.begun(plan, by))
+            self._statuspage(acting, plan)
+
+    def _statuspage(self, acting: Acting, plan: Mapping[str, Any]) -> None:
+        from vcci_ops.hooks.statuspage import Statuspage
+
+        page = Statuspage()
+        if not page.configured:
+            self.log.info("Statuspage is not configured (no connection vcci_statuspage)")
+            return
+        begin = dt.datetime.now(dt.UTC)
+        until = begin + dt.timedelta(minutes=plan["watch"]["minutes"] + 30)
+        incident = page.begin_maintenance(
+            acting.source,
+            f"Release {plan['version']}",
+            f"We are releasing {plan['version']}. No interruption is expected.",
+            list(acting.settings.release.statuspage_components),
+            begin,
+            until,
+        )
+        acting.journal.remember("statuspage", {"incident": incident})
+
+
+def tell(acting: Acting, key: str, text: str, *, root: bool = False) -> None:
+    """Say something in the run's Slack thread; a Slack that does not take it ends no release.
+
+    Finishing reports it: the run's end is then marked as not delivered.
+    """
+    import logging
+
+    from vcci_ops.exceptions import DeliveryFailed, MeasurementError
+    from vcci_ops.hooks.thread import RunThread
+
+    try:
+        RunThread(acting.settings.slack.channel, acting.dag_id, acting.run_id).say(key, text, root=root)
+    except (DeliveryFailed, MeasurementError) as error:
+        logging.getLogger("airflow.task").warning("Slack did not take this message (%s): %s", error, text)
+
+
+class TagOperator(BaseOperator):
+    """Tag the commit with the version, annotated, and push the tag; the same tag on the same commit is fine.
+
+    :raises AirflowFailException: when the tag exists on another commit.
+    """
+
+    def execute(self, context: Context) -> str:
+        """Return ``created`` or ``exists``."""
+        from vcci_ops.hooks.git import PlatformRepository
+
+        acting = Acting.of(context)
+        with failing_clearly():
+            plan = approved(context)
+            require_lock(acting)
+            # The same moment at every try, so that a repeated task makes the very same tag object.
+            moment = acting.journal.remember("tag", {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")})["at"]
+            message = f"Release {plan['version']}\n\n{plan['reason']}\n\nRun: {acting.source}\n"
+            with PlatformRepository() as repository:
+                done: str = repository.create_tag(
+                    plan["version"],
+                    plan["commit"],
+                    message,
+                    acting.settings.release.git_author,
+                    at=dt.datetime.fromisoformat(moment),
+                )
+        self.log.info("tag %s on %s: %s", plan["version"], plan["commit"], done)
+        tell(acting, "tag", f"Tag `{plan['version']}` is on `{plan['commit'][:12]}`")
+        return done
+
+
+class PublishImagesOperator(BaseOperator):
+    """Put the version on the approved digests in the registry; what has it is left alone.
+
+    :raises AirflowFailException: when the version is on another digest.
+    """
+
+    def execute(self, context: Context) -> None:
+        """Put a tag on each image."""
+        from vcci_ops.hooks.registry import Registry
+
+        acting = Acting.of(context)
+        with failing_clearly():
+            plan = approved(context)
+            require_lock(acting)
+            registry = Registry()
+            for repository, image in plan["images"].items():
+                if registry.digest(repository, plan["version"]) != image["digest"]:
+                    registry.put_tag(repository, image["digest"], plan["version"])
+                self.log.info("%s:%s is %s", repository, plan["version"], image["digest"])
+
+
+class MigrateOperator(ReleaseJobOperator):
+    """Run the migrations with the new image, to the recorded revision; skipped when none is due.
+
+    The plan's revision is named, not ``head``: what was approved is what runs.
+    """
+
+    def arguments(self, context: Context) -> tuple[str, ...] | None:
+        """Return the revision to go to; None when there is nothing to do."""
+        from vcci_ops.hooks.schema import current_revision
+
+        plan = approved(context)
+        schema, now = plan["schema"], current_revision()
+        if not schema["apply"]:
+            self.log.info("no migration: the schema stays at %s", now)
+            return None
+        if now == schema["to"]:
+            self.log.info("the schema is at %s already: done by an earlier try of this task", now)
+            return None
+        if now not in {schema["from"], *(migration["revision"] for migration in schema["migrations"])}:
+            raise Refused(f"the schema is at {now}, planned from {schema['from']}: somebody else migrated it")
+        return ("upgrade", schema["to"])
+
+
+class RolloutWorkloadOperator(RolloutOperator):
+    """Roll one Deployment out to the planned digest and wait for it, deferred.
+
+    :param workload: name of the Deployment; skipped when the release does not change it.
+    """
+
+    def __init__(self, *, workload: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.workload = workload
+
+    def change(self, context: Context) -> WorkloadChange | None:
+        """Return the change; None when the plan has none for this Deployment."""
+        plan, acting = approved(context), Acting.of(context)
+        planned = plan["workloads"].get(self.workload)
+        if planned is None:
+            return None
+        # Noted before it is done: a killed run must know that there may be something to roll back.
+        acting.journal.remember(f"rollout:{self.workload}", {"from": planned["image"], "to": planned["to"]})
+        return WorkloadChange(
+            workload=self.workload,
+            container=planned["container"],
+            image=planned["to"],
+            cause=f"release {plan['version']} ({acting.run_id}): {plan['reason']}",
+            expected_image=planned["image"],
+        )
+
+
+class ReadyOperator(BaseOperator):
+    """Is every pod of the changed Deployments ready, and does the public endpoint report the version?
+
+    Asked again, rescheduled, until ``release.endpoint_within`` of the settings has passed: a load balancer needs
+    its moment.
+
+    :param namespace: of the platform.
+    """
+
+    def __init__(self, *, namespace: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.namespace = namespace
+
+    def expected(self, context: Context) -> tuple[list[str], str]:
+        """Return the Deployments and the version that the endpoint must report."""
+        plan = approved(context)
+        return list(plan["workloads"]), plan["version"]
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Look now; look again later when it is not so yet."""
+        acting = Acting.of(context)
+        with failing_clearly():
+            names, version = self.expected(context)
+            problems = [*self._not_ready(names), *self._endpoint(acting, version)]
+            if not problems:
+                self.log.info("every pod is ready, and the endpoint reports %s", version)
+                return {"version": version, "workloads": names}
+            self._later(context, acting.settings.release.endpoint_within, "; ".join(problems))
+        raise AssertionError("not reached")
+
+    def _later(self, context: Context, within: float, why: str) -> None:
+        from airflow.sdk.exceptions import AirflowRescheduleException
+
+        now = dt.datetime.now(dt.UTC)
+        first = context["ti"].get_first_reschedule_date(context) or now
+        if now - first > dt.timedelta(seconds=within):
+            raise ChangeFailed(f"not so within {within:.0f} s: {why}")
+        self.log.info("not yet: %s", why)
+        raise AirflowRescheduleException(now + dt.timedelta(seconds=3))
+
+    def _not_ready(self, names: list[str]) -> list[str]:
+        from vcci_ops.domain.workloads import Deployment, Rollout
+        from vcci_ops.hooks.kubernetes_writer import DEPLOYMENTS, KubernetesWriter
+
+        writer = KubernetesWriter().connect()
+        found = [Deployment.from_json(writer.object(DEPLOYMENTS, self.namespace, name)) for name in names]  # type: ignore[attr-defined]
+        return [f"{d.name}: {d.summary()}" for d in found if d.rollout is not Rollout.COMPLETE]
+
+    @staticmethod
+    def _endpoint(acting: Acting, version: str) -> list[str]:
+        from vcci_ops.exceptions import Unreachable
+        from vcci_ops.hooks.http import JsonApi
+
+        api = acting.settings.api
+        try:
+            status, document, _ = JsonApi("vcci_api", "The VCCI API").get(api.readiness_path)
+        except Unreachable as error:
+            return [str(error)]
+        said = document if isinstance(document, dict) else {}
+        if status != 200 or said.get("status") not in api.ready_status:
+            return [f"the endpoint says {said.get('status', 'nothing readable')} (HTTP {status})"]
+        reported = str(said.get("version", ""))
+        if not reported or reported.removeprefix("v") == version.removeprefix("v"):
+            return []
+        return [f"the endpoint reports {reported}, not {version}"]
+
+
+class ReleaseWatchOperator(WatchOperator):
+    """Watch the release against the plan's baseline."""
+
+    def subject(self, context: Context) -> WatchSubject:
+        """Return the Deployments as they are now, the baseline and the minutes."""
+        from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
+
+        plan, acting = approved(context), Acting.of(context)
+        found = running(
+            KubernetesWriter().connect(),  # type: ignore[arg-type]
+            acting.settings.kubernetes.namespace,
+            list(plan["workloads"]),
+        )
+        workloads = {name: {"generation": w["generation"], "image": w["image"]} for name, w in found.items()}
+        for name, workload in workloads.items():
+            if workload["image"] != plan["workloads"][name]["to"]:
+                raise Refused(f"{name} runs {workload['image']}, not what this release rolled out: somebody changed it")
+        return WatchSubject(workloads=workloads, baseline=plan["baseline"], minutes=plan["watch"]["minutes"])

@@ -1,0 +1,284 @@
+"""The release's second phase: the images by digest, what they would do to the schema, and the plan of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
+
+from vcci_ops.domain.jobs import JobRequest
+from vcci_ops.domain.migrations import read_offline_sql
+from vcci_ops.domain.plans import SHORT, canonical, plan_hash
+from vcci_ops.domain.release_plan import plan_markdown, schema_part
+from vcci_ops.domain.results import Result
+from vcci_ops.exceptions import Refused
+from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
+from vcci_ops.operators.approval import PlanApprovalOperator
+from vcci_ops.operators.base import RESULTS_KEY
+from vcci_ops.operators.jobs import PlatformJobOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from vcci_ops.hooks.registry import Registry
+
+REQUEST, IMAGES, SCHEMA, METRICS, BACKUP = (
+    "validate.request",
+    "candidate.images",
+    "candidate.schema",
+    "validate.metrics",
+    "validate.backup",
+)
+"""Tasks of release_deploy that leave what the plan is made of."""
+PLAN, APPROVAL = "plan", "approve"
+
+
+def candidate(registry: Registry, repository: str, version: str, commit: str) -> str | None:
+    """Return the digest of a release's image: by its version, else by its commit; None when there is none.
+
+    :raises Refused: when the version's image was built from another commit.
+    """
+    digest = registry.digest(repository, version)
+    if digest is None:
+        return registry.digest(repository, f"sha-{commit}")
+    built_from = registry.labels(repository, digest).get("org.opencontainers.image.revision")
+    if built_from and built_from != commit:
+        raise Refused(
+            f"{repository}:{version} in the registry was built from {built_from[:SHORT]}, not from {commit[:SHORT]}: "
+            "a version's image never changes; release a new version"
+        )
+    return digest
+
+
+class BuildImageOperator(PlatformJobOperator):
+    """Build an image in the cluster with rootless BuildKit, unless the registry has it.
+
+    It is pushed under the commit, so that nothing refers to it before the plan is approved.
+
+    :param repository: name of the image in the registry.
+    """
+
+    def __init__(self, *, repository: str, **kwargs: Any) -> None:
+        super().__init__(acting=False, **kwargs)
+        self.repository = repository
+
+    def request(self, context: Context) -> JobRequest | None:
+        """Return the build, or None when there is nothing to build."""
+        from vcci_ops.hooks.git import PlatformRepository
+        from vcci_ops.hooks.registry import Registry
+
+        acting, asked = Acting.of(context), needed(context, REQUEST)
+        release, registry = acting.settings.release, Registry()
+        chosen = {release.image_of(name).repository for name in asked["workloads"]} | {release.jobs.image}
+        if self.repository not in chosen:
+            self.log.info("no workload of this release runs %s", self.repository)
+            return None
+        if digest := candidate(registry, self.repository, asked["version"], asked["commit"]):
+            self.log.info("the registry has it: %s", digest)
+            return None
+        if asked["images"] != "build":
+            raise Refused(
+                f"images: the registry has no {self.repository}:{asked['version']} and nothing is to be built; "
+                "choose `build`, or let your CI push it first"
+            )
+        if asked["dry_run"]:
+            raise Refused(
+                f"{self.repository} would have to be built; a dry run builds nothing, so it cannot plan further"
+            )
+        image = next(image for image in release.images if image.repository == self.repository)
+        tag = f"{release.registry or registry.host}/{self.repository}:sha-{asked['commit']}"
+        context_url = f"{PlatformRepository().url}#{asked['commit']}"
+        return JobRequest(
+            step=f"build-{self.repository.rpartition('/')[2]}",
+            manifest="buildkit",
+            image=release.build.image,
+            command=(
+                "buildctl-daemonless.sh",
+                "build",
+                "--frontend",
+                "dockerfile.v0",
+                "--opt",
+                f"context={context_url}",
+                "--opt",
+                f"filename={image.dockerfile}",
+                "--opt",
+                f"label:org.opencontainers.image.revision={asked['commit']}",
+                "--opt",
+                f"label:org.opencontainers.image.version={asked['version']}",
+                "--output",
+                f"type=image,name={tag},push=true",
+            ),
+            timeout=release.build.timeout,
+            keep=release.jobs.keep,
+        )
+
+
+class ResolveImagesOperator(BaseOperator):
+    """Return the release's images by digest: repository → reference, digest.
+
+    :raises AirflowFailException: when one is not in the registry.
+    """
+
+    def execute(self, context: Context) -> dict[str, dict[str, str]]:
+        """Ask the registry for each image of the chosen workloads, and for the one that the Jobs run."""
+        from vcci_ops.hooks.registry import Registry
+
+        acting = Acting.of(context)
+        release, found = acting.settings.release, {}
+        with failing_clearly():
+            asked, registry = needed(context, REQUEST), Registry()
+            host = release.registry or registry.host
+            chosen = {release.image_of(name).repository for name in asked["workloads"]} | {release.jobs.image}
+            for repository in sorted(chosen):
+                digest = candidate(registry, repository, asked["version"], asked["commit"])
+                if digest is None:
+                    raise Refused(f"the registry {registry.host} has no image {repository}:{asked['version']}")
+                found[repository] = {"digest": digest, "reference": f"{host}/{repository}:{asked['version']}@{digest}"}
+                self.log.info("%s", found[repository]["reference"])
+        return found
+
+
+class ReleaseJobOperator(PlatformJobOperator):
+    """A Job in the release's own image, with the environment of a running workload.
+
+    A subclass or :param arguments: says what runs.
+
+    :param step: what it is called in the cluster and in the record.
+    :param command: key of ``release.jobs`` in the settings that has the command.
+    :param junit: ask pytest for its JUnit document, and keep it as evidence.
+    """
+
+    def __init__(self, *, step: str, command: str, junit: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.step = step
+        self.command = command
+        self.junit = junit
+
+    def arguments(self, context: Context) -> tuple[str, ...] | None:
+        """Return what follows the command; None when there is nothing to run."""
+        return ("--junitxml=/dev/stdout",) if self.junit else ()
+
+    def image(self, context: Context) -> str:
+        """Return the reference of the image that runs."""
+        jobs = Acting.of(context).settings.release.jobs
+        return str(needed(context, IMAGES)[jobs.image]["reference"])
+
+    def version(self, context: Context) -> str:
+        """Return the version that the Job expects to see."""
+        return str(needed(context, REQUEST)["version"])
+
+    def request(self, context: Context) -> JobRequest | None:
+        """Return the Job."""
+        more = self.arguments(context)
+        if more is None:
+            return None
+        jobs = Acting.of(context).settings.release.jobs
+        return JobRequest(
+            step=self.step,
+            image=self.image(context),
+            command=(*getattr(jobs, self.command), *more),
+            env={"EXPECTED_VERSION": self.version(context)},
+            like=jobs.like,
+            timeout=jobs.timeout,
+            keep=jobs.keep,
+        )
+
+
+class SchemaPlanOperator(ReleaseJobOperator):
+    """Let the new image say what its migrations would run: ``alembic upgrade CURRENT:head --sql``, which runs nothing.
+
+    https://alembic.sqlalchemy.org/en/latest/offline.html
+    """
+
+    def arguments(self, context: Context) -> tuple[str, ...] | None:
+        """Return from where to where; None when the form asks for no migration."""
+        from vcci_ops.hooks.schema import current_revision
+
+        current = current_revision()
+        context["ti"].xcom_push(key="current", value=current)
+        if needed(context, REQUEST)["migration"] == "none":
+            self.log.info("the form asks for no migration; the schema stays at %s", current)
+            return None
+        return ("upgrade", f"{current}:head" if current else "head", "--sql")
+
+
+class PlanOperator(BaseOperator):
+    """Put together what will change, save it, and show it.
+
+    Returns the plan; XCom ``hash`` and ``markdown`` go with it.
+
+    :raises AirflowFailException: when a migration is due and no fresh, verified backup exists.
+    """
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Make the plan."""
+        acting = Acting.of(context)
+        with failing_clearly():
+            plan = self._plan(context, acting)
+            if plan["schema"]["apply"]:
+                self._backup(context)
+            where = self._save(acting, plan)
+        digest, shown = plan_hash(plan), plan_markdown(plan, where=where)
+        self.log.info("Plan %s\n%s", digest, shown)
+        for key, value in (("hash", digest), ("markdown", shown), ("where", where)):
+            context["ti"].xcom_push(key=key, value=value)
+        return plan
+
+    def _plan(self, context: Context, acting: Acting) -> dict[str, Any]:
+        asked, images = needed(context, REQUEST), needed(context, IMAGES)
+        release = acting.settings.release
+        workloads = {
+            name: {**workload, "to": images[release.image_of(name).repository]["reference"]}
+            for name, workload in asked["workloads"].items()
+        }
+        job = pulled(context, SCHEMA) or {}
+        migrations = read_offline_sql(job.get("output") or "")
+        return {
+            "kind": "deploy",
+            "environment": acting.settings.environment,
+            "namespace": acting.settings.kubernetes.namespace,
+            **{key: asked[key] for key in ("version", "from_version", "commit", "ref", "reason", "requested_by")},
+            "images": images,
+            "workloads": workloads,
+            "schema": schema_part(pulled(context, SCHEMA, "current"), migrations, apply=asked["migration"] == "auto"),
+            "baseline": needed(context, METRICS),
+            "watch": {"minutes": asked["watch_minutes"]},
+            "changelog": asked["changelog"],
+        }
+
+    @staticmethod
+    def _backup(context: Context) -> None:
+        results = [Result.from_dict(data) for data in needed(context, BACKUP, RESULTS_KEY)]
+        bad = [f"{r.title}: {r.summary}" for r in results if r.check != "backups.size" and r.status.fails_run]
+        if bad:
+            raise Refused("a migration is due and there is no fresh, verified backup to go back to: " + "; ".join(bad))
+
+    @staticmethod
+    def _save(acting: Acting, plan: Mapping[str, Any]) -> str:
+        from vcci_ops.hooks.reports import ReportStore
+
+        reports = acting.settings.reports
+        store = ReportStore(reports.bucket, reports.prefix, acting.settings.environment)
+        return store.save_file(acting.dag_id, acting.run_id, "plan.json", canonical(plan), "application/json")
+
+
+class DryRunGate(BaseOperator):
+    """End a dry run here: the plan is made, nothing after this is done.
+
+    :raises AirflowSkipException: in a dry run.
+    """
+
+    def execute(self, context: Context) -> None:
+        """Skip what follows, or let it pass."""
+        if Acting.of(context).params.get("dry_run") is not False:
+            raise AirflowSkipException("dry run: the plan above is all; nothing was changed")
+
+
+class ReleaseApprovalOperator(PlanApprovalOperator):
+    """Ask for the approval of a release's plan."""
+
+    def plan_body(self, context: Context, plan: Mapping[str, Any]) -> str:
+        """Return the plan as the approver reads it."""
+        return plan_markdown(plan, where=str(pulled(context, self.plan_task_id, "where") or ""))

@@ -1,0 +1,288 @@
+"""Going back by hand: which revision, what the database would lose, and the way there."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from vcci_ops.domain import release_request as form
+from vcci_ops.domain.migrations import read_offline_sql
+from vcci_ops.domain.plans import plan_hash
+from vcci_ops.domain.release_plan import plan_markdown, schema_part
+from vcci_ops.domain.rollback import Revision, choose, history
+from vcci_ops.exceptions import InvalidInput, Refused
+from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
+from vcci_ops.operators.release_act import approved, require_lock
+from vcci_ops.operators.release_plan import (
+    METRICS,
+    REQUEST,
+    SCHEMA,
+    PlanOperator,
+    ReleaseApprovalOperator,
+    ReleaseJobOperator,
+)
+from vcci_ops.operators.release_validate import running
+from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+KEEP = "keep"
+FAILED_OUTCOMES = ("rolled-back", "rollback-failed", "failed", "held")
+_TARGET = re.compile(r"previous|[1-9][0-9]{0,8}|v[0-9A-Za-z.-]{5,127}", re.ASCII)
+_SCHEMA_REVISION = re.compile(r"[0-9A-Za-z_-]{1,64}", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class RollbackRequest:
+    """A rollback as it was asked for."""
+
+    workloads: tuple[str, ...]
+    target: str
+    database: str
+    watch_minutes: int
+    if_locked: str
+    dry_run: bool
+    reason: str
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], known: Sequence[str]) -> RollbackRequest:
+        """Read the run's parameters.
+
+        :raises InvalidInput: names the field, the value and what would be accepted.
+        """
+        target = form.text(params, "target", 128)
+        if not _TARGET.fullmatch(target):
+            raise InvalidInput("target", target, "previous, a revision's number, or a version such as v2.0.0")
+        database = form.text(params, "database", 64)
+        if not _SCHEMA_REVISION.fullmatch(database):
+            raise InvalidInput("database", database, "keep, or the exact revision to downgrade to")
+        return cls(
+            workloads=form.names(params, "workloads", known),
+            target=target,
+            database=database,
+            watch_minutes=form.whole(params, "watch_minutes", 1, 1440),
+            if_locked=form.choice(params, "if_locked", ("refuse", "wait")),
+            dry_run=form.flag(params, "dry_run"),
+            reason=form.reason(params),
+        )
+
+
+class RollbackRequestOperator(BaseOperator):
+    """Read the form, show the history, and choose the revision of each Deployment.
+
+    :raises AirflowFailException: names the parameter, or the Deployment that has no such revision.
+    """
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return what the later phases need."""
+        from vcci_ops.hooks.kubernetes_writer import REPLICASETS, KubernetesWriter
+        from vcci_ops.hooks.releases import Releases
+
+        acting = Acting.of(context)
+        with failing_clearly():
+            request = RollbackRequest.of(acting.params, acting.settings.release.workloads)
+            writer, namespace = KubernetesWriter(), acting.settings.kubernetes.namespace
+            writer.connect()
+            found = running(writer, namespace, request.workloads)
+            sets = list(writer.objects(REPLICASETS, namespace))
+            records = Releases(acting.settings.environment).latest(200)
+            bad = {record["version"] for record in records if record["outcome"] in FAILED_OUTCOMES}
+            revisions = {name: history(sets, name, workload["container"]) for name, workload in found.items()}
+            self._show(revisions, records)
+            chosen = {name: choose(name, revisions[name], request.target, bad) for name in found}
+        return self._asked(acting, request, found, revisions, chosen)
+
+    def _show(self, revisions: Mapping[str, list[Revision]], records: list[dict[str, Any]]) -> None:
+        people = {record["version"]: record for record in reversed(records)}
+        for name, kept in revisions.items():
+            self.log.info("%s:", name)
+            for number, revision in enumerate(kept):
+                record = people.get(revision.version, {})
+                self.log.info(
+                    "  %s %-3s %-12s %s  by %s (%s)  %s",
+                    "now" if number == 0 else "   ",
+                    revision.number,
+                    revision.version or "?",
+                    revision.made,
+                    record.get("requested_by", "?"),
+                    record.get("outcome", "not released by this Airflow"),
+                    revision.cause,
+                )
+
+    def _asked(
+        self,
+        acting: Acting,
+        request: RollbackRequest,
+        found: Mapping[str, dict[str, Any]],
+        revisions: Mapping[str, list[Revision]],
+        chosen: Mapping[str, Revision],
+    ) -> dict[str, Any]:
+        workloads = {
+            name: {**workload, "to": chosen[name].image, "replica_set": chosen[name].replica_set}
+            for name, workload in found.items()
+        }
+        targets = sorted({revision.version or revision.image for revision in chosen.values()})
+        present = sorted({revisions[name][0].version or workload["image"] for name, workload in found.items()})
+        same = [name for name, workload in workloads.items() if workload["image"] == workload["to"]]
+        if len(same) == len(workloads) and request.database == KEEP:
+            raise Refused(f"target: {', '.join(same)} already run {', '.join(targets)}: nothing to go back to")
+        return {
+            **dataclasses.asdict(request),
+            "version": ", ".join(targets),
+            "from_version": ", ".join(present),
+            "workloads": workloads,
+            "requested_by": acting.requested_by,
+        }
+
+
+class DowngradePlanOperator(ReleaseJobOperator):
+    """Let the image that runs now say what the downgrade would run: ``alembic downgrade CURRENT:TARGET --sql``.
+
+    It must be the newer image: the older one does not have the scripts of the newer revisions.
+    """
+
+    def image(self, context: Context) -> str:
+        """Return the image that runs now."""
+        return newer_image(context, needed(context, REQUEST)["workloads"])
+
+    def arguments(self, context: Context) -> tuple[str, ...] | None:
+        """Return from where to where; None when the schema is kept."""
+        from vcci_ops.hooks.schema import current_revision
+
+        current, target = current_revision(), needed(context, REQUEST)["database"]
+        context["ti"].xcom_push(key="current", value=current)
+        if target in (KEEP, current):
+            self.log.info("the schema is kept at %s", current)
+            return None
+        return ("downgrade", f"{current}:{target}", "--sql")
+
+
+def newer_image(context: Context, workloads: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the image of the Jobs as it runs now, before the way back.
+
+    :raises Refused: when its Deployment is not part of the rollback, so that what it runs is not known.
+    """
+    like = Acting.of(context).settings.release.jobs.like
+    if like not in workloads:
+        raise Refused(f"workloads: a downgrade runs in the image of {like}, which must be part of the rollback")
+    return str(workloads[like]["image"])
+
+
+class RollbackPlanOperator(PlanOperator):
+    """Put together what goes back to what, and what the database loses by it."""
+
+    def _plan(self, context: Context, acting: Acting) -> dict[str, Any]:
+        asked = needed(context, REQUEST)
+        job = pulled(context, SCHEMA) or {}
+        steps = read_offline_sql(job.get("output") or "")
+        current, keep = pulled(context, SCHEMA, "current"), asked["database"] == KEEP
+        return {
+            "kind": "rollback",
+            "environment": acting.settings.environment,
+            "namespace": acting.settings.kubernetes.namespace,
+            **{key: asked[key] for key in ("version", "from_version", "reason", "requested_by", "workloads")},
+            "schema": {**schema_part(current, steps, apply=not keep), "to": current if keep else asked["database"]},
+            "baseline": needed(context, METRICS),
+            "watch": {"minutes": asked["watch_minutes"]},
+        }
+
+    @staticmethod
+    def _backup(context: Context) -> None:
+        """A downgrade needs no backup gate of its own: what it drops is in the approval."""
+
+
+class RollbackApprovalOperator(ReleaseApprovalOperator):
+    """Ask before data is dropped; a rollback that keeps the database needs nobody's approval: minutes count."""
+
+    def execute(self, context: Context) -> Any:
+        """Ask, or note that nobody has to be asked."""
+        with failing_clearly():
+            plan = needed(context, self.plan_task_id)
+        if plan["schema"]["apply"]:
+            return super().execute(context)
+        answer = {
+            "approved": True,
+            "by": plan["requested_by"],
+            "at": "",
+            "comment": "",
+            "plan_hash": plan_hash(plan),
+            "reason": "the database is kept, so the form is enough",
+        }
+        context["ti"].xcom_push(key="approval", value=answer)
+        self.log.info("No data is at stake: no approval needed. Plan %s\n%s", answer["plan_hash"], plan_markdown(plan))
+        return None
+
+
+class DowngradeOperator(ReleaseJobOperator):
+    """Downgrade the schema with the newer image, to the exact revision, before the older image returns."""
+
+    def image(self, context: Context) -> str:
+        """Return the image that ran when the plan was made."""
+        return newer_image(context, approved(context)["workloads"])
+
+    def arguments(self, context: Context) -> tuple[str, ...] | None:
+        """Return the revision to go down to; None when the schema is kept or there already."""
+        from vcci_ops.hooks.schema import current_revision
+
+        schema, now = approved(context)["schema"], current_revision()
+        if not schema["apply"] or now == schema["to"]:
+            self.log.info("the schema stays at %s", now)
+            return None
+        return ("downgrade", schema["to"])
+
+
+class ReturnWorkloadOperator(RolloutOperator):
+    """Bring one Deployment back to the template of the chosen revision, as ``kubectl rollout undo`` does.
+
+    :param workload: name of the Deployment; skipped when it is not part of the rollback.
+    """
+
+    def __init__(self, *, workload: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.workload = workload
+
+    def change(self, context: Context) -> WorkloadChange | None:
+        """Return the way back."""
+        from vcci_ops.hooks.kubernetes_writer import REPLICASETS, KubernetesWriter
+
+        plan, acting = approved(context), Acting.of(context)
+        planned = plan["workloads"].get(self.workload)
+        if planned is None:
+            return None
+        require_lock(acting)
+        writer = KubernetesWriter()
+        writer.connect()
+        template = writer.object(REPLICASETS, acting.settings.kubernetes.namespace, planned["replica_set"])["spec"][
+            "template"
+        ]
+        acting.journal.remember(f"rollout:{self.workload}", {"from": planned["image"], "to": planned["to"]})
+        return WorkloadChange(
+            workload=self.workload,
+            container=planned["container"],
+            template=template,
+            cause=f"rollback to {plan['version']} ({acting.run_id}): {plan['reason']}",
+            expected_image=planned["image"],
+        )
+
+
+class ReturnedSmokeOperator(ReleaseJobOperator):
+    """Smoke tests of the version that is back, with its own image."""
+
+    def image(self, context: Context) -> str:
+        """Return the image that is back."""
+        plan, jobs = approved(context), Acting.of(context).settings.release.jobs
+        back = plan["workloads"].get(jobs.like)
+        return str(back["to"]) if back else ""
+
+    def version(self, context: Context) -> str:
+        """Return the version that is back."""
+        return str(approved(context)["version"])
+
+    def arguments(self, context: Context) -> tuple[str, ...] | None:
+        """Return pytest's arguments; None when the API was not part of the rollback."""
+        return super().arguments(context) if self.image(context) else None
