@@ -20,6 +20,8 @@ from slack_sdk.models.blocks import (
     SectionBlock,
 )
 
+from vcci_ops.domain.mrkdwn import cut as _cut
+from vcci_ops.domain.mrkdwn import escape as _escape
 from vcci_ops.domain.report import Report
 from vcci_ops.domain.results import Result, Status
 
@@ -134,12 +136,3 @@ def _chunks(lines: Iterable[str]) -> Iterable[str]:
         text = f"{text}\n{_cut(line, SECTION_LIMIT)}" if text else _cut(line, SECTION_LIMIT)
     if text:
         yield text
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _escape(text: str) -> str:
-    """Escape what Slack reads as control characters, so that no log line mentions a channel or a link."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
