@@ -35,6 +35,7 @@ from vcci_ops.settings import Check, Threshold
 ROOT = Path(__file__).resolve().parents[2]
 KUBECTL = Path(sys.executable).parent / "kubectl"
 RBAC = ROOT / "include" / "kubernetes" / "rbac.yaml"
+RBAC_CHANGES = RBAC.with_name("rbac-changes.yaml")
 
 
 class Ti:
@@ -179,9 +180,13 @@ class Plane:
         until("no pods", lambda: not self.kubectl("get", "pods", "-n", self.namespace, "-o", "name"))
 
 
-def rbac(namespace: str) -> list[dict[str, Any]]:
-    """Return the objects of rbac.yaml, moved to this namespace and without a clash with another test's."""
-    text = RBAC.read_text().replace("vcci-production", namespace)
+def rbac(namespace: str, *, changes: bool = False) -> list[dict[str, Any]]:
+    """Return the objects of rbac.yaml, moved to this namespace and without a clash with another test's.
+
+    :param changes: with those of rbac-changes.yaml, which allow to change the platform.
+    """
+    files = (RBAC, RBAC_CHANGES) if changes else (RBAC,)
+    text = "\n---\n".join(file.read_text() for file in files).replace("vcci-production", namespace)
     return list(yaml.safe_load_all(text.replace("vcci-ops-nodes", f"vcci-ops-nodes-{namespace}")))
 
 
@@ -212,14 +217,21 @@ def played_plane(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def furnished(
-    name: str, admin: Path, folder: Path, namespace: str = "", without: tuple[str, str] = ("", "")
+    name: str,
+    admin: Path,
+    folder: Path,
+    namespace: str = "",
+    without: tuple[str, str] = ("", ""),
+    *,
+    changes: bool = False,
 ) -> Iterator[Plane]:
     """Yield a plane with a namespace and the shipped RBAC in it; remove both afterwards.
 
     :param without: kind of role and the resource whose rule is left out.
+    :param changes: whether what the acting DAGs may do is allowed, too.
     """
     plane = Plane(name, admin, folder, namespace or f"vcci-test-{uuid.uuid4().hex[:8]}")
-    roles = rbac(plane.namespace)
+    roles = rbac(plane.namespace, changes=changes)
     for role in roles:
         if role["kind"] == without[0]:
             role["rules"] = [

@@ -43,7 +43,7 @@ class LockTrigger(BaseTrigger):
         kubernetes_conn_id: str = "vcci_kubernetes",
         name: str = NAME,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.namespace = namespace
         self.holder = holder
         self.until = until
@@ -62,7 +62,7 @@ class LockTrigger(BaseTrigger):
         lock = ChangeLock(self.namespace, kubernetes_conn_id=self.kubernetes_conn_id, name=self.name)
         while (event := await look(lock)) is None:
             await asyncio.sleep(self.poll)
-        yield TriggerEvent(dict(event))
+        yield TriggerEvent(dict(event))  # type: ignore[no-untyped-call]
 
     def _look(self, lock: ChangeLock) -> LockEvent | None:
         try:
