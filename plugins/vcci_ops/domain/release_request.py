@@ -11,6 +11,9 @@ from vcci_ops.domain import versions
 from vcci_ops.exceptions import InvalidInput
 
 REF_LENGTH, REASON_LENGTH, REASON_LEAST = 200, 500, 5
+KEEP = "keep"
+_TARGET = re.compile(r"previous|[1-9][0-9]{0,8}|v[0-9A-Za-z.-]{5,127}", re.ASCII)
+_SCHEMA_REVISION = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_-]{0,63}", re.ASCII)
 _REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*", re.ASCII)
 
 
@@ -46,6 +49,41 @@ class ReleaseRequest:
             dry_run=flag(params, "dry_run"),
             reason=reason(params),
             if_locked=cast(Any, choice(params, "if_locked", ("refuse", "wait"))),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RollbackRequest:
+    """A rollback as it was asked for."""
+
+    workloads: tuple[str, ...]
+    target: str
+    database: str
+    watch_minutes: int
+    if_locked: str
+    dry_run: bool
+    reason: str
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], known: Sequence[str]) -> RollbackRequest:
+        """Read the run's parameters.
+
+        :raises InvalidInput: names the field, the value and what would be accepted.
+        """
+        target = text(params, "target", 128)
+        if not _TARGET.fullmatch(target):
+            raise InvalidInput("target", target, "previous, a revision's number, or a version such as v2.0.0")
+        database = text(params, "database", 64)
+        if not _SCHEMA_REVISION.fullmatch(database):
+            raise InvalidInput("database", database, "keep, or the exact revision to downgrade to")
+        return cls(
+            workloads=names(params, "workloads", known),
+            target=target,
+            database=database,
+            watch_minutes=whole(params, "watch_minutes", 1, 1440),
+            if_locked=choice(params, "if_locked", ("refuse", "wait")),
+            dry_run=flag(params, "dry_run"),
+            reason=reason(params),
         )
 
 

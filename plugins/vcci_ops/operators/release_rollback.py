@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from vcci_ops.domain import release_request as form
 from vcci_ops.domain.migrations import read_offline_sql
 from vcci_ops.domain.plans import plan_hash
 from vcci_ops.domain.release_plan import plan_markdown, schema_part
+from vcci_ops.domain.release_request import KEEP, RollbackRequest
 from vcci_ops.domain.rollback import Revision, choose, history
-from vcci_ops.exceptions import InvalidInput, Refused
+from vcci_ops.exceptions import Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
 from vcci_ops.operators.release_act import approved, require_lock
 from vcci_ops.operators.release_plan import (
@@ -31,45 +30,7 @@ from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-KEEP = "keep"
 FAILED_OUTCOMES = ("rolled-back", "rollback-failed", "failed", "held")
-_TARGET = re.compile(r"previous|[1-9][0-9]{0,8}|v[0-9A-Za-z.-]{5,127}", re.ASCII)
-_SCHEMA_REVISION = re.compile(r"[0-9A-Za-z_-]{1,64}", re.ASCII)
-
-
-@dataclasses.dataclass(frozen=True)
-class RollbackRequest:
-    """A rollback as it was asked for."""
-
-    workloads: tuple[str, ...]
-    target: str
-    database: str
-    watch_minutes: int
-    if_locked: str
-    dry_run: bool
-    reason: str
-
-    @classmethod
-    def of(cls, params: Mapping[str, Any], known: Sequence[str]) -> RollbackRequest:
-        """Read the run's parameters.
-
-        :raises InvalidInput: names the field, the value and what would be accepted.
-        """
-        target = form.text(params, "target", 128)
-        if not _TARGET.fullmatch(target):
-            raise InvalidInput("target", target, "previous, a revision's number, or a version such as v2.0.0")
-        database = form.text(params, "database", 64)
-        if not _SCHEMA_REVISION.fullmatch(database):
-            raise InvalidInput("database", database, "keep, or the exact revision to downgrade to")
-        return cls(
-            workloads=form.names(params, "workloads", known),
-            target=target,
-            database=database,
-            watch_minutes=form.whole(params, "watch_minutes", 1, 1440),
-            if_locked=form.choice(params, "if_locked", ("refuse", "wait")),
-            dry_run=form.flag(params, "dry_run"),
-            reason=form.reason(params),
-        )
 
 
 class RollbackRequestOperator(BaseOperator):
