@@ -177,10 +177,13 @@ class Registry:
     def _session(self) -> Session:
         import requests
 
-        session = requests.Session()
+        return requests.Session()
+
+    @property
+    def _verify(self) -> bool | str:
+        """What to trust. Given with each request: a session's own gives way to REQUESTS_CA_BUNDLE."""
         verify = self._connection.extra_dejson.get("verify", True)
-        session.verify = verify if isinstance(verify, bool | str) else True
-        return session
+        return verify if isinstance(verify, bool | str) else True
 
     @property
     def _scheme(self) -> str:
@@ -215,18 +218,9 @@ class Registry:
                 request.headers["Authorization"] = authorization
             return request
 
-        limits = (CONNECT_SECONDS, READ_SECONDS)
+        how: dict[str, Any] = {"timeout": (CONNECT_SECONDS, READ_SECONDS), "verify": self._verify, "stream": True}
         try:
-            return self._session.request(
-                method,
-                url,
-                headers=headers,
-                data=data,
-                auth=authorize,
-                timeout=limits,
-                stream=True,
-                allow_redirects=True,
-            )
+            return self._session.request(method, url, headers=headers, data=data, auth=authorize, **how)
         except requests.exceptions.SSLError as error:
             raise Unreachable(SYSTEM, f"TLS failed at {urlsplit(url).netloc}") from error
         except requests.exceptions.Timeout as error:
