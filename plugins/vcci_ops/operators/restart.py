@@ -100,7 +100,7 @@ class RestartOperator(RolloutOperator):
     def change(self, context: Context) -> WorkloadChange | None:
         """Return the restart, with the run's time: running again restarts nothing twice."""
         plan = needed(context, self.plan_task_id, PLAN)
-        if self.workload not in plan["workloads"]:
+        if plan["dry_run"] or self.workload not in plan["workloads"]:
             return None
         acting = Acting.of(context)
         acting.journal.remember(BEGUN, plan)
