@@ -158,7 +158,7 @@ class WatchOperator(BaseOperator):
 
     def page(self, subject: str, text: str) -> None:
         """Call the on-call."""
-        from vcci_ops.notifications.page import page
+        from vcci_ops.hooks.pager import page
 
         page(subject, text)
 
