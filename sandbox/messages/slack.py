@@ -19,8 +19,9 @@ from sandbox.messages.workspace import BOT, TEAM, Workspace
 from sandbox.state import ActiveFaults
 
 BURST, PER_SECOND = 20, 1.0
-"""chat.postMessage: about one a second per channel, short bursts allowed.
+"""chat.postMessage: about one a second per channel, short bursts allowed; chat.update (tier 3) much the same.
 https://docs.slack.dev/apis/web-api/rate-limits"""
+LIMITED = ("chat.postMessage", "chat.update")
 MAX_TEXT = 40_000
 _NAME = re.compile(r"[a-z0-9_\-]{1,80}")
 _JSON_ARGUMENTS = ("blocks", "attachments", "metadata", "files")
@@ -109,7 +110,7 @@ class SlackApi:
         try:
             args = await _arguments(request)
             self._let_in(request, args)
-            if name == "chat.postMessage" and not self._bucket(args).take():
+            if name in LIMITED and not self._bucket(name, args).take():
                 answer = {"ok": False, "error": "ratelimited"}
                 return web.json_response(answer, status=429, headers={"Retry-After": "1"})
             if name not in self._methods:
@@ -128,9 +129,9 @@ class SlackApi:
         if (refuses := self._faults.get("slack-refuses")) is not None:
             raise Refused(str(refuses.get("error", "account_inactive")))
 
-    def _bucket(self, args: Args) -> Bucket:
+    def _bucket(self, method: str, args: Args) -> Bucket:
         channel = self._workspace.find_channel(str(args.get("channel", "")))
-        return self._buckets.setdefault(channel["id"] if channel else "", Bucket())
+        return self._buckets.setdefault(f"{method} {channel['id'] if channel else ''}", Bucket())
 
     def _channel(self, args: Args) -> dict[str, Any]:
         if not args.get("channel"):

@@ -34,7 +34,8 @@ _KINDS = {
 }
 _KEPT = ("name", "scheduled_for", "scheduled_until", "scheduled_remind_prior", "scheduled_auto_in_progress",
          "scheduled_auto_completed", "metadata", "impact_override", "auto_transition_deliver_notifications_at_end",
-         "auto_transition_deliver_notifications_at_start")  # fmt: skip
+         "auto_transition_deliver_notifications_at_start", "auto_transition_to_maintenance_state",
+         "auto_transition_to_operational_state")  # fmt: skip
 
 
 class StatuspageApi:
@@ -257,6 +258,9 @@ def _check_incident(given: dict[str, Any], *, planned: bool) -> None:
         raise ValueError(f"Status must be one of {', '.join(statuses)}")
     if given.get("impact_override") is not None and given["impact_override"] not in IMPACTS:
         raise ValueError(f"Impact override must be one of {', '.join(IMPACTS)}")
+    metadata = given.get("metadata") or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, dict) for value in metadata.values()):
+        raise ValueError("Metadata must be an object whose top-level values are objects")
     times = [given.get("scheduled_for"), given.get("scheduled_until")]
     if times[0] and times[1] and _time(times[1]) <= _time(times[0]):
         raise ValueError("Scheduled until must be after scheduled for")

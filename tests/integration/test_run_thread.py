@@ -261,8 +261,8 @@ def test_a_page_that_did_not_go_out_is_an_error(places: Places, monkeypatch: pyt
         wrong = {"port": 1} if fault == "refused" else {"password": "not-this-one"}
         monkeypatch.setenv("AIRFLOW_CONN_VCCI_SMTP", json.dumps({**smtp, **wrong}))
     with pytest.raises(DeliveryFailed, match=r"mail to oncall-devops@greenlang\.io") as raised:
-        page("never arrives", "words", key="never")
+        page(f"never arrives: {fault}", "words", key=f"never-{fault}")
     assert "not-this-one" not in str(raised.value)
     monkeypatch.setenv("AIRFLOW_CONN_VCCI_SMTP", json.dumps(smtp))
-    page("never arrives", "words", key="never")
-    assert len(mails(places, "never arrives")) == 1
+    page(f"never arrives: {fault}", "words", key=f"never-{fault}")
+    assert len(mails(places, f"never arrives: {fault}")) == 1

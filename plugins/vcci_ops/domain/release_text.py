@@ -63,9 +63,8 @@ def headline(state: str, plan: Mapping[str, Any], *, note: str = "", url: str = 
     :param note: one more line, e.g. why it failed.
     :param url: the run's page in Airflow, or its report.
     """
-    lines = [
-        f"{EMOJI.get(state, UNJUDGED)} *{_version(plan)} {_verdict(state, plan)}* · {escape(plan.get('environment', ''))}"
-    ]
+    where = escape(plan.get("environment", ""))
+    lines = [f"{EMOJI.get(state, UNJUDGED)} *{_version(plan)} {_verdict(state, plan)}* · {where}"]
     if note:
         lines.append(cut(escape(note), _LINE))
     lines.append(" · ".join(_about(plan)) + (f" · {link(url, 'open')}" if url else ""))

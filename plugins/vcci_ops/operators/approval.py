@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow.providers.standard.operators.hitl import HITLOperator
@@ -82,12 +82,10 @@ class QuestionOperator(HITLOperator):
         self.within = within
         self.channel = channel
 
-    def _ask(self, context: Context, body: str, state: dict[str, Any]) -> NoReturn:
-        """Put the question (again) and wait until the deadline in the state.
+    def _ask(self, context: Context, body: str, state: dict[str, Any]) -> TaskAwaitingInput:
+        """Put the question (again); return what to raise to wait until the deadline in the state.
 
         Asking again under the same task instance takes the earlier answer off the question.
-
-        :raises TaskAwaitingInput: always; Airflow parks the task with it.
         """
         from airflow.sdk.execution_time.hitl import upsert_hitl_detail
 
@@ -101,7 +99,7 @@ class QuestionOperator(HITLOperator):
             params=self.serialized_params,
         )
         left = dt.datetime.fromisoformat(state["deadline"]) - dt.datetime.now(dt.UTC)
-        raise TaskAwaitingInput(
+        return TaskAwaitingInput(
             method_name="execute_complete", kwargs={"state": state}, timeout=max(left, dt.timedelta(seconds=1))
         )
 
@@ -172,7 +170,7 @@ class PlanApprovalOperator(QuestionOperator):
         where = plan.get("environment") or load_settings().environment
         return f"Approve {what} on {where}, plan {plan_hash(plan)[:SHORT]}"
 
-    def body(self, context: Context) -> str:
+    def body(self, context: Context) -> str:  # type: ignore[override]  # the provider has a text of that name
         """Return what the approver reads, in Markdown; cut when it is very long."""
         plan = json.dumps(self._plan(context), indent=1, sort_keys=True)
         return f"```json\n{plan.replace('```', '` ` `')}\n```"
@@ -195,9 +193,9 @@ class PlanApprovalOperator(QuestionOperator):
         for notifier in self.notifiers:
             notifier(context)
         self.tell(context, self.announcement(context, plan))
-        self._ask(context, self.body(context), {"deadline": self._deadline(), "plan_hash": digest, "votes": []})
+        raise self._ask(context, self.body(context), {"deadline": self._deadline(), "plan_hash": digest, "votes": []})
 
-    def execute_complete(  # type: ignore[override]  # the state of the question travels with the event
+    def execute_complete(
         self, context: Context, event: dict[str, Any], state: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Take the answer: go on, ask again, or fail.
@@ -209,15 +207,15 @@ class PlanApprovalOperator(QuestionOperator):
         plan = self._plan(context)
         if plan_hash(plan) != state.get("plan_hash"):
             answer["reason"] = "the plan was made anew while it was being approved; clear this task to ask again"
-            self._end(context, answer, f"rejected: {answer['reason']}")
+            raise self._end(context, answer, f"rejected: {answer['reason']}")
         if answer["reason"]:
-            self._end(context, answer, answer["reason"])
+            raise self._end(context, answer, answer["reason"])
         why = self._does_not_count(context, event, state, answer)
         if not why:
             state["votes"] = [*state["votes"], answer["by"]]
             if len(state["votes"]) >= self.approvers:
                 return self._approved(context, answer, state["votes"])
-        self._again(context, plan, state, answer, why)
+        raise self._again(context, plan, state, answer, why)
 
     def _answer(self, event: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer as it is recorded; ``reason`` says why it is a rejection, empty for an approval."""
@@ -260,20 +258,20 @@ class PlanApprovalOperator(QuestionOperator):
         self.tell(context, release_text.approval_given(answer))
         return answer
 
-    def _end(self, context: Context, answer: dict[str, Any], reason: str) -> NoReturn:
+    def _end(self, context: Context, answer: dict[str, Any], reason: str) -> AirflowFailException:
         context["ti"].xcom_push(key="approval", value=answer)
         self.tell(context, release_text.approval_refused(reason))
-        raise AirflowFailException(reason)
+        return AirflowFailException(reason)
 
     def _again(
         self, context: Context, plan: Mapping[str, Any], state: dict[str, Any], answer: Mapping[str, Any], why: str
-    ) -> NoReturn:
+    ) -> TaskAwaitingInput:
         missing = self.approvers - len(state["votes"])
         note = why or f"approved by {answer['by']}; {missing} more needed"
         self.log.warning("%s. Asking again", note)
         self.tell(context, f"{self.announcement(context, plan)}\n{release_text.approval_note(note)}")
         self.subject = self.title(context, plan)
-        self._ask(context, self.body(context), state)
+        return self._ask(context, self.body(context), state)
 
     def _plan(self, context: Context) -> dict[str, Any]:
         plan = context["ti"].xcom_pull(task_ids=self.plan_task_id)
@@ -311,11 +309,9 @@ class DecisionOperator(QuestionOperator):
         self.tell(
             context, release_text.decision_asked(self.subject, self.options, self.question_url(context), self.within)
         )
-        self._ask(context, body, {"deadline": self._deadline()})
+        raise self._ask(context, body, {"deadline": self._deadline()})
 
-    def execute_complete(  # type: ignore[override]  # the state of the question travels with the event
-        self, context: Context, event: dict[str, Any], state: dict[str, Any] | None = None
-    ) -> str:
+    def execute_complete(self, context: Context, event: dict[str, Any], state: dict[str, Any] | None = None) -> str:
         """Return what was chosen.
 
         :raises AirflowFailException: when nobody answered in time.
@@ -359,4 +355,5 @@ def _cut_body(body: str) -> str:
         return body
     cut = body[:BODY_LIMIT]
     fence = "\n```" if cut.count("```") % 2 else ""
-    return f"{cut}{fence}\n\n**Cut here.** The whole plan is in the run's folder of the report bucket and in the log of the plan task."
+    where = "The whole plan is in the run's folder of the report bucket and in the log of the plan task."
+    return f"{cut}{fence}\n\n**Cut here.** {where}"
