@@ -155,7 +155,7 @@ def test_a_wait_ends_after_its_time_and_says_who_has_it(lock: ChangeLock) -> Non
 
 def test_a_broken_lock_stops_its_run_before_the_next_act(lock: ChangeLock) -> None:
     lock.acquire(MINE, "release v2.1.0", "ines")
-    with pytest.raises(Refused, match="is not held by 'release_deploy/r2'.*release_deploy/r1 holds it"):
+    with pytest.raises(Refused, match=r"is not held by 'release_deploy/r2'.*release_deploy/r1 holds it"):
         lock.break_(OTHER, "omar", "that run is dead")
     assert lock.require(MINE)
     before = lock.break_(MINE, "omar", "the worker's node is gone", source="break_glass_unlock/b1")

@@ -313,7 +313,8 @@ def _of_pod(pod: Object) -> Iterator[Trouble]:
         reason, message, certain = _wrong(one)
         if reason:
             waiting = one.state == "waiting"
-            yield Trouble(pod["metadata"]["name"], one.name, reason, message, certain, waiting, one.started)
+            ran = one.started or one.restarts > 0
+            yield Trouble(pod["metadata"]["name"], one.name, reason, message, certain, waiting, ran)
 
 
 def _wrong(one: Container) -> tuple[str, str, bool]:
@@ -324,7 +325,8 @@ def _wrong(one: Container) -> tuple[str, str, bool]:
         return "", "", False
     if one.reason == "CrashLoopBackOff":
         last = f", last with exit code {one.ended_code}" if one.ended_code is not None else ""
-        return one.reason, f"ended {one.restarts} times{last} {one.ended_reason}".rstrip(), one.restarts >= CRASHES
+        times = "once" if one.restarts == 1 else f"{one.restarts} times"
+        return one.reason, f"ended {times}{last} {one.ended_reason}".rstrip(), one.restarts >= CRASHES
     if one.reason in _AT_ONCE | _LASTING:
         return one.reason, one.message or one.image, one.reason in _AT_ONCE
     return "", "", False

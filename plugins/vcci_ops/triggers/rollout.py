@@ -17,9 +17,9 @@ from vcci_ops.triggers.polling import in_thread
 class RolloutTrigger(BaseTrigger):
     """Fire when a Deployment's rollout is done, has failed, or is no longer the one that was begun.
 
-    The event: ``workload``, ``status`` (done, failed or superseded), ``message`` (a sentence; for a failure with the
-    pod's last log lines), ``details`` (lines); when done also ``generation``, ``revision``, ``images``, ``replicas``. An API
-    server that does not answer is asked again until the time is up.
+    The event: ``workload``; ``status`` (done, failed or superseded); ``message``, for a failure with the pod's last
+    log lines; ``details`` (lines); when done also ``generation``, ``revision``, ``images``, ``replicas``. An API server
+    that does not answer is asked again until the time is up.
 
     :param namespace: of the Deployment.
     :param workload: its name.
