@@ -10,6 +10,8 @@ from airflow.sdk import BaseOperator
 
 from vcci_ops.domain import release_text
 from vcci_ops.domain.plans import require_unchanged
+from vcci_ops.domain.rollouts import image_of
+from vcci_ops.domain.watched import expected_of
 from vcci_ops.exceptions import ChangeFailed, Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, pulled
 from vcci_ops.operators.approval import approved_plan
@@ -47,7 +49,7 @@ def world(acting: Acting, names: list[str]) -> dict[str, Any]:
     from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
     from vcci_ops.hooks.schema import current_revision
 
-    found = running(KubernetesWriter().connect(), acting.settings.kubernetes.namespace, names)  # type: ignore[arg-type]
+    found = running(KubernetesWriter(), acting.settings.kubernetes.namespace, names)
     return {"schema": current_revision(), **{name: workload["image"] for name, workload in found.items()}}
 
 
@@ -278,8 +280,8 @@ class ReadyOperator(BaseOperator):
         from vcci_ops.domain.workloads import Deployment, Rollout
         from vcci_ops.hooks.kubernetes_writer import DEPLOYMENTS, KubernetesWriter
 
-        writer = KubernetesWriter().connect()
-        found = [Deployment.from_json(writer.object(DEPLOYMENTS, self.namespace, name)) for name in names]  # type: ignore[attr-defined]
+        writer = KubernetesWriter()
+        found = [Deployment.from_json(writer.object(DEPLOYMENTS, self.namespace, name)) for name in names]
         return [f"{d.name}: {d.summary()}" for d in found if d.rollout is not Rollout.COMPLETE]
 
     @staticmethod
@@ -306,16 +308,14 @@ class ReleaseWatchOperator(WatchOperator):
 
     def subject(self, context: Context) -> WatchSubject:
         """Return the Deployments as they are now, the baseline and the minutes."""
-        from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
+        from vcci_ops.hooks.kubernetes_writer import DEPLOYMENTS, KubernetesWriter
 
-        plan, acting = approved(context), Acting.of(context)
-        found = running(
-            KubernetesWriter().connect(),  # type: ignore[arg-type]
-            acting.settings.kubernetes.namespace,
-            list(plan["workloads"]),
-        )
-        workloads = {name: {"generation": w["generation"], "image": w["image"]} for name, w in found.items()}
+        plan, writer = approved(context), KubernetesWriter()
+        workloads = {}
+        for name, planned in plan["workloads"].items():
+            manifest = writer.object(DEPLOYMENTS, self.namespace, name)
+            workloads[name] = expected_of(manifest, image_of(manifest, planned["container"]))
         for name, workload in workloads.items():
             if workload["image"] != plan["workloads"][name]["to"]:
-                raise Refused(f"{name} runs {workload['image']}, not what this release rolled out: somebody changed it")
+                raise Refused(f"{name} runs {workload['image']}, not what this run rolled out: somebody changed it")
         return WatchSubject(workloads=workloads, baseline=plan["baseline"], minutes=plan["watch"]["minutes"])

@@ -57,8 +57,8 @@ class DecideRollbackOperator(BaseOperator):
         why = watch.get("reason") or f"{', '.join(failed) or 'a task'} failed"
         decision = {"workloads": undone, "why": why, "ask": False, "roll_back": True}
         if watch.get("outcome") in ("held", "superseded", "inconclusive"):
+            # A held watch has paged already.
             tell(acting, "rollback", release_text.not_rolled_back(watch["outcome"], why))
-            self._page(acting, f"release {plan['version']} is {watch['outcome']}", why)
             raise AirflowSkipException(f"the watch is {watch['outcome']}: never rolled back by itself. {why}")
         if plan["schema"]["apply"] and plan["schema"]["class"] == "destructive":
             decision["ask"] = True

@@ -48,7 +48,6 @@ class RollbackRequestOperator(BaseOperator):
         with failing_clearly():
             request = RollbackRequest.of(acting.params, acting.settings.release.workloads)
             writer, namespace = KubernetesWriter(), acting.settings.kubernetes.namespace
-            writer.connect()
             found = running(writer, namespace, request.workloads)
             sets = list(writer.objects(REPLICASETS, namespace))
             records = Releases(acting.settings.environment).latest(200)
@@ -217,7 +216,6 @@ class ReturnWorkloadOperator(RolloutOperator):
             return None
         require_lock(acting)
         writer = KubernetesWriter()
-        writer.connect()
         template = writer.object(REPLICASETS, acting.settings.kubernetes.namespace, planned["replica_set"])["spec"][
             "template"
         ]

@@ -104,7 +104,7 @@ class ReleaseRequestOperator(BaseOperator):
     def _workloads(self, acting: Acting, request: ReleaseRequest) -> dict[str, dict[str, Any]]:
         from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
 
-        return running(KubernetesWriter().connect(), acting.settings.kubernetes.namespace, request.workloads)  # type: ignore[arg-type]
+        return running(KubernetesWriter(), acting.settings.kubernetes.namespace, request.workloads)
 
     def _previous(self, request: ReleaseRequest, found: Mapping[str, Mapping[str, Any]]) -> str:
         """Return the version that is replaced: the oldest that runs."""

@@ -1,0 +1,331 @@
+"""Releases on a whole Airflow and the sandbox's platform, triggered and approved through the API as people do it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.release_fixtures import BEGINNING, WORKLOADS, Released, Run
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+OLD, NEW = "v2.0.0", "v2.1.0"
+
+
+@pytest.fixture(scope="module")
+def shared(platform: Any) -> Released:
+    return Released(platform)
+
+
+@pytest.fixture
+def released(shared: Released) -> Iterator[Released]:
+    """A platform at v2.0.0."""
+    shared.set_back()
+    yield shared
+    shared.platform.heal()
+
+
+def everywhere(version: str) -> dict[str, str]:
+    return dict.fromkeys(WORKLOADS, version)
+
+
+def texts(run: Run) -> str:
+    return "\n".join(str(message.get("text")) for message in run.thread())
+
+
+def roots(run: Run) -> int:
+    return sum(1 for message in run.thread() if message.get("thread_ts") in (None, message["ts"]))
+
+
+# Clean -----------------------------------------------------------------------------------------------
+
+
+def test_a_clean_release_ends_released_and_the_same_again_is_nothing_to_do(released: Released) -> None:
+    run = released.deploy(NEW, "release/v2.1", watch_minutes=1)
+    run.answer("Approve", by="admin")  # the requester's own approval does not count
+    run.answer("Approve", by="approver", comment="looks fine")
+    assert run.ended() == "success", run.tasks
+    assert run.outcome == "released"
+    assert released.images() == everywhere(NEW)
+    assert released.schema() == "0006_supplier_scores"
+    assert released.version_of_endpoint() == NEW
+    assert released.git("rev-parse", f"{NEW}^{{commit}}") == released.git("rev-parse", "release/v2.1")
+    assert released.git("cat-file", "-t", NEW).strip() == "tag"
+    assert released.lock_holder() == ""
+    assert roots(run) == 1
+    assert "admin asked for it and may not approve it" in run.log("approve", 1)
+    assert run.xcom("verify.smoke")["junit"]["failures"] == 0
+    row = released.history(
+        "SELECT kind, version, from_version, outcome, requested_by, approved_by FROM release WHERE run_id = %s",
+        run.run_id,
+    )
+    assert row == [("deploy", NEW, OLD, "released", "admin", "approver")]
+    assert released.history("SELECT kind, summary FROM change_event") == [("deploy", f"{OLD} → {NEW}")]
+    page = released.requester.raw(f"/vcci-ops/reports/release_deploy/{run.run_id}")
+    assert page.status_code == 200
+    assert "released" in page.text
+    assert "<svg" in page.text
+    again = released.deploy(NEW, "release/v2.1")
+    assert again.ended() == "success"
+    assert again.outcome == "nothing-to-do"
+    assert again.tasks["approve"] == "skipped"
+
+
+# Failing after the rollout, undone by itself ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "task", "words"),
+    [
+        pytest.param("v2.1.1", "roll_out.backend-api", "CrashLoopBackOff", id="crash-loop"),
+        pytest.param("v2.1.3", "watch", "Error rate", id="errors"),
+        pytest.param("v2.1.5", "verify.smoke", "400 suppliers", id="smoke test"),
+    ],
+)
+def test_what_fails_after_the_rollout_is_rolled_back_and_the_schema_stays(
+    released: Released, version: str, task: str, words: str
+) -> None:
+    run = released.deploy(version, f"release/{version}", watch_minutes=1)
+    run.answer("Approve")
+    assert run.ended() == "failed"
+    assert run.outcome == "rolled-back", run.tasks
+    assert run.tasks[task] == "failed"
+    assert released.images() == everywhere(OLD)
+    assert released.version_of_endpoint() == OLD
+    assert released.schema() == "0006_supplier_scores", "only expanded: kept"
+    assert run.tasks["roll_back.smoke"] == "success"
+    assert released.lock_holder() == ""
+    assert words in run.log("finish") + texts(run)
+    assert released.history("SELECT outcome FROM release WHERE run_id = %s", run.run_id) == [("rolled-back",)]
+    assert released.history("SELECT id FROM incident") == []
+
+
+def test_a_destructive_migration_stops_and_asks_before_going_back(released: Released) -> None:
+    first = released.deploy(NEW, "release/v2.1", watch_minutes=1)
+    first.answer("Approve")
+    assert first.ended() == "success"
+    run = released.deploy("v2.2.0", "release/v2.2", watch_minutes=30)
+    run.answer("Approve")
+    run.until_task("watch", "deferred")
+    released.platform.break_("error-spike")
+    run.until_task("roll_back.ask", "awaiting_input")
+    assert released.images() == everywhere("v2.2.0"), "nothing is undone by itself"
+    released.platform.heal("error-spike")
+    run.answer("Roll the images back", task_id="roll_back.ask")
+    assert run.ended() == "failed"
+    assert released.images() == everywhere(NEW)
+    assert released.schema() == "0007_drop_old_engagement"
+    assert "suppliers.engagement_status" in run.log("plan")
+    mails = released.platform.inbox("mail")
+    assert any("destructive" in str(mail) for mail in mails)
+
+
+# Not judged: neither passed nor undone ---------------------------------------------------------------
+
+
+def test_a_watch_without_prometheus_is_held_and_nothing_is_rolled_back(released: Released) -> None:
+    run = released.deploy(NEW, "release/v2.1", watch_minutes=30)
+    run.answer("Approve")
+    run.until_task("watch", "deferred")
+    released.platform.break_("prometheus-down")
+    assert run.ended() == "failed"
+    assert run.outcome == "held"
+    assert released.images() == everywhere(NEW)
+    assert run.tasks["roll_back.decide"] == "skipped"
+    assert any("held" in str(mail) for mail in released.platform.inbox("mail"))
+
+
+def test_somebody_elses_change_during_the_watch_ends_it_and_is_left_alone(released: Released) -> None:
+    run = released.deploy(NEW, "release/v2.1", watch_minutes=30)
+    run.answer("Approve")
+    run.until_task("watch", "deferred")
+    released.kubectl("set", "image", "deployment/frontend", "frontend=vcci/frontend:v1.9.0")
+    assert run.ended() == "failed"
+    assert run.outcome == "superseded"
+    assert released.images() == {**everywhere(NEW), "frontend": "v1.9.0"}
+
+
+# Stopped before anything changes ------------------------------------------------------------------------
+
+
+def untouched(released: Released, run: Run) -> None:
+    """Nothing of a release that did not begin is anywhere."""
+    assert released.images() == everywhere(OLD)
+    assert released.schema() == BEGINNING
+    assert released.tags() == {"v1.9.0", OLD}
+    assert released.lock_holder() == ""
+    assert released.history("SELECT 1 FROM release WHERE run_id = %s", run.run_id) == []
+
+
+def test_a_rejected_release_changes_nothing(released: Released) -> None:
+    run = released.deploy(NEW, "release/v2.1")
+    run.answer("Reject", comment="not on a Friday")
+    assert run.ended() == "failed"
+    assert run.outcome == "rejected"
+    assert "rejected by approver: not on a Friday" in run.log("finish")
+    untouched(released, run)
+
+
+def test_a_plan_that_went_stale_after_the_approval_changes_nothing(released: Released) -> None:
+    run = released.deploy(NEW, "release/v2.1")
+    run.until_task("approve", "awaiting_input")
+    released.kubectl("set", "image", "deployment/worker", "worker=vcci/worker:v1.9.0")
+    run.answer("Approve")
+    assert run.ended() == "failed"
+    assert "worker: planned vcci/worker:v2.0.0, found vcci/worker:v1.9.0" in run.log("begin")
+    assert released.images() == {**everywhere(OLD), "worker": "v1.9.0"}
+    assert released.tags() == {"v1.9.0", OLD}
+
+
+def test_a_dry_run_ends_with_the_plan(released: Released) -> None:
+    run = released.deploy(NEW, "release/v2.1", dry_run=True)
+    assert run.ended() == "success"
+    assert run.outcome == "dry-run"
+    said = run.log("plan")
+    assert "ADD COLUMN" in said
+    assert "expand-only" in said
+    untouched(released, run)
+
+
+@pytest.mark.parametrize(
+    ("conf", "task", "words"),
+    [
+        pytest.param({"version": "v1.9.1", "ref": "main"}, "validate.request", "older than v2.0.0", id="older"),
+        pytest.param({"version": NEW, "ref": "release/v1.9"}, "validate.request", "does not contain", id="ref"),
+        pytest.param({"version": NEW, "ref": "no/such"}, "validate.request", "no/such", id="no ref"),
+        pytest.param({"version": "v2.3.0", "ref": "release/v2.3"}, "candidate.build_backend-api", "build", id="image"),
+        pytest.param(
+            {"version": "v2.1.7", "ref": "release/v2.1.7"}, "candidate.environment", "VCCI_INTENSITY_URL", id="env"
+        ),
+        pytest.param({"version": NEW, "ref": "main\n--help"}, "validate.request", "ref: ", id="hostile ref"),
+    ],
+)
+def test_what_speaks_against_a_release_is_found_before_anything_changes(
+    released: Released, conf: dict[str, str], task: str, words: str
+) -> None:
+    run = released.deploy(**conf)
+    assert run.ended() == "failed"
+    assert run.tasks[task] == "failed"
+    assert words in run.log(task)
+    untouched(released, run)
+
+
+def test_a_hostile_version_starts_nothing_at_all(released: Released) -> None:
+    body = {"logical_date": None, "conf": {"version": "v2.1.0; rm -rf /", "reason": "a hostile test"}}
+    answer = released.requester.post("dags/release_deploy/dagRuns", body)
+    assert answer.status_code == 400
+    assert "version" in answer.text
+
+
+def test_a_metric_without_data_bars_the_release(released: Released) -> None:
+    released.platform.break_("metric-renamed")
+    run = released.deploy(NEW, "release/v2.1")
+    assert run.ended() == "failed"
+    assert run.tasks["validate.metrics"] == "failed"
+    assert "the watch would be blind" in run.log("validate.metrics")
+    untouched(released, run)
+
+
+def test_a_missing_backup_bars_a_migration(released: Released) -> None:
+    released.platform.break_("backup-missing")
+    run = released.deploy(NEW, "release/v2.1")
+    assert run.ended() == "failed"
+    assert "no fresh, verified backup" in run.log("plan")
+    untouched(released, run)
+
+
+def test_a_failing_migration_stops_before_any_rollout(released: Released) -> None:
+    run = released.deploy("v2.1.6", "release/v2.1.6")
+    run.answer("Approve")
+    assert run.ended() == "failed"
+    assert "division by zero" in run.log("migrate")
+    assert released.images() == everywhere(OLD)
+    assert released.schema() == "0006_supplier_scores", "the first of two; each is its own transaction"
+    assert "no Deployment was changed" in run.log("finish")
+
+
+# Killed, restarted --------------------------------------------------------------------------------------
+
+
+def test_killed_tasks_and_a_restarted_airflow_change_nothing_about_the_end(released: Released) -> None:
+    run = released.deploy(NEW, "release/v2.1", watch_minutes=2)
+    run.answer("Approve")
+    for task in ("begin", "tag", "publish"):
+        killed(released, run, task)
+    run.until_task("watch", "deferred", seconds=200)
+    run.until("some samples", lambda: samples(released, run) >= 2)
+    released.restart("scheduler", "triggerer")
+    assert run.ended(300) == "success", run.tasks
+    numbers = [
+        number
+        for (number,) in released.history(
+            "SELECT number FROM watch_sample WHERE watch LIKE %s ORDER BY number", f"%{run.run_id}%"
+        )
+    ]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no sample is missing"
+    assert len(numbers) == run.xcom("watch", "watch")["samples"]
+    assert released.images() == everywhere(NEW)
+    assert roots(run) == 1
+    assert texts(run).count("begins") == 1
+    jobs = released.kubectl("get", "jobs", "-o", "name")
+    assert sum("migrate" in name for name in jobs.splitlines()) == 1
+    assert len(released.history("SELECT 1 FROM change_event")) == 1
+
+
+def samples(released: Released, run: Run) -> int:
+    return int(released.history("SELECT count(*) FROM watch_sample WHERE watch LIKE %s", f"%{run.run_id}%")[0][0])
+
+
+def killed(released: Released, run: Run, task: str) -> None:
+    """Kill a task's process with -9 as soon as it runs, if it can be caught."""
+    states = ("running", "success", "up_for_retry", "failed")
+    run.until_task(task, *states, seconds=90)
+    for pid in task_processes(run.run_id, task):
+        os.kill(pid, signal.SIGKILL)
+
+
+def task_processes(run_id: str, task: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if run_id in line and task in line:
+            found.append(int(entry.name))
+    return found
+
+
+# Going back by hand -----------------------------------------------------------------------------------
+
+
+def test_a_rollback_downgrades_from_the_newer_image_before_the_old_one_returns(released: Released) -> None:
+    first = released.deploy(NEW, "release/v2.1", watch_minutes=1)
+    first.answer("Approve")
+    assert first.ended() == "success"
+    conf = {"target": "previous", "database": BEGINNING, "reason": "p99 doubled", "dry_run": False, "watch_minutes": 1}
+    run = released.run("release_rollback", conf)
+    run.until_task("approve", "awaiting_input")
+    assert "suppliers.data_score" in run.log("plan"), "the approver reads what is dropped"
+    run.answer("Approve")
+    assert run.ended() == "success", run.tasks
+    assert released.images() == everywhere(OLD)
+    assert released.schema() == BEGINNING
+    assert released.version_of_endpoint() == OLD
+    kinds = {row[0] for row in released.history("SELECT kind FROM release")}
+    assert kinds == {"deploy", "rollback"}
+
+
+def test_a_second_release_is_refused_while_one_is_under_way(released: Released) -> None:
+    first = released.deploy(NEW, "release/v2.1", watch_minutes=30)
+    first.answer("Approve")
+    first.until_task("watch", "deferred")
+    second = released.deploy("v2.2.0", "release/v2.2")
+    assert second.ended() == "failed"
+    assert f"release_deploy/{first.run_id} holds the change lock" in second.log("validate.quiet")
