@@ -38,8 +38,8 @@ class Scaler(KubernetesWriter):
         """
         try:
             return self.object(DEPLOYMENTS, namespace, name)
-        except NoData as error:
-            raise Refused(f"{error}. Nothing was changed.") from None
+        except NoData:
+            raise Refused(f"there is no Deployment {name} in namespace {namespace}; nothing was changed") from None
 
     def resize(self, namespace: str, standing: Standing, wanted: Size, hold: Hold | None) -> None:
         """Make a workload this large: by its autoscaler's bounds, or by the replicas where it has none.

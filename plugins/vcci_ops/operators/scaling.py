@@ -149,7 +149,7 @@ class ScalePlanOperator(ScalingOperator):
                 try:
                     every += self.scaler.standings(self.namespace, [name])
                 except Refused as error:
-                    notes.append(f"{name} counts with no connection: {error}")
+                    notes.append(f"{name} counts with no connection: {error}".removesuffix("; nothing was changed"))
         parts = scaling.shares(settings, every, after)
         try:
             server = Connections(self.postgres_conn_id).server(settings.database_roles)
