@@ -33,7 +33,7 @@ def up(sandbox: Sandbox, services: list[Service]) -> None:
     def run(service: Service) -> None:
         begun = time.monotonic()
         try:
-            for need in service.needs:
+            for need in done.keys() & set(service.needs):
                 while not done[need].wait(0.1):
                     if failed.is_set():
                         return

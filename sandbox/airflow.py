@@ -17,6 +17,8 @@ from sandbox.service import Sandbox, SandboxError, Service, wait_until
 from sandbox.services.postgres import airflow_dsn
 from sandbox.state import ROOT
 
+USERS = {"admin": "admin", "viewer": "viewer", "approver": "admin"}
+"""Who may log in → their role. The one who asks for a release does not approve it: that takes two."""
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
@@ -55,7 +57,7 @@ class Airflow(Service):
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "12",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,viewer:viewer",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in USERS.items()),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
             "AIRFLOW__CORE__FERNET_KEY": self._fernet(sandbox),
@@ -81,7 +83,7 @@ class Airflow(Service):
         """Migrate the metadata and the history once per version, then start the processes."""
         env = self.environment(sandbox)
         (sandbox.data("airflow") / "passwords.json").write_text(
-            json.dumps({user: sandbox.secret(f"airflow-{user}") for user in ("admin", "viewer")})
+            json.dumps({user: sandbox.secret(f"airflow-{user}") for user in USERS})
         )
         self._migrate(sandbox, env)
         for component in COMPONENTS:

@@ -162,9 +162,9 @@ def _tasks(client: Client, run_id: str) -> str:
 
 def print_addresses(demo: Demo) -> None:
     """Say where to look."""
-    console.print(
-        f"Airflow:     {demo.airflow.url(demo.sandbox)}   login admin / {demo.sandbox.secret('airflow-admin')}"
-    )
+    for user, what in (("admin", "Airflow:"), ("approver", "to approve:")):
+        login = f"login {user} / {demo.sandbox.secret(f'airflow-{user}')}"
+        console.print(f"{what:<12} {demo.airflow.url(demo.sandbox)}   {login}")
     for service in demo.services:
         for title, url in service.pages(demo.sandbox).items():
             console.print(f"{title + ':':<12} {url}")

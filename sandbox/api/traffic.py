@@ -3,7 +3,8 @@
 Every counter is the integral of a smooth daily and weekly curve, so its value at any moment is known
 without having counted: a restarted API goes on where it would have been, and the history written into
 Prometheus (:mod:`sandbox.metrics_history`) meets the live samples without a seam. A :class:`Story` says
-what went wrong since when; it changes the numbers the same way for both.
+what went wrong since when; it changes the numbers the same way for both. Its faults rewrite the past, so
+that a look back over a day shows them at once; its spells do not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from sandbox.api.spells import Spell
 
 DAY = 86_400.0
 WEEK = 7 * DAY
@@ -53,6 +56,7 @@ _ERRORS = {"500": 0.7, "503": 0.3}
 _CALCULATIONS = {"completed": 0.0985, "failed": 0.0004}
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, math.inf)
 _SPREAD = 0.65  # sigma of the log-normal latency
+_LATE = 3.0  # seconds that requests of a late spell take longer; the same for ever, for such spells stay counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +69,10 @@ class Story:
     renamed: float | None = None
     slow: float | None = None
     slow_seconds: float = 3.0
+    spells: tuple[Spell, ...] = ()
 
     @classmethod
-    def of(cls, fault: Callable[[str], dict[str, Any] | None]) -> Story:
+    def of(cls, fault: Callable[[str], dict[str, Any] | None], spells: tuple[Spell, ...] = ()) -> Story:
         """Read it off the active faults; one without ``since`` is only about to begin."""
         errors, slow = fault("errors-5xx") or {}, fault("api-slow") or {}
         return cls(
@@ -77,6 +82,7 @@ class Story:
             renamed=(fault("metric-renamed") or {}).get("since"),
             slow=slow.get("since"),
             slow_seconds=float(slow.get("seconds", 3.0)),
+            spells=spells,
         )
 
     def requests_name(self, at: float) -> str:
@@ -92,6 +98,8 @@ class Amounts:
     errors: float
     slow: float
     """Requests among ``requests`` that were answered slowly."""
+    late: float = 0.0
+    """The same, by spells."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +112,13 @@ class Series:
     errors: float = 0.0
     slow: float = 0.0
     """Added for each request that was slow."""
+    late: float = 0.0
     whole: bool = True
 
     def value(self, amounts: Amounts) -> float:
         """Return the counter's value."""
-        value = self.requests * amounts.requests + self.errors * amounts.errors + self.slow * amounts.slow
+        value = self.requests * amounts.requests + self.errors * amounts.errors
+        value += self.slow * amounts.slow + self.late * amounts.late
         return math.floor(value) if self.whole else round(value, 3)
 
 
@@ -130,14 +140,37 @@ def requests_until(at: float) -> float:
 def amounts(at: float, story: Story) -> Amounts:
     """Return the amounts at a moment as the story has them."""
     seen = at if story.no_traffic is None else min(at, story.no_traffic - QUIET)
-    requests = requests_until(seen)
-    errors = _until(seen, _MEAN * _ERROR_SHARE, _ERROR_WAVES)
+    requests = _heard(requests_until, seen, story)
+    errors = _heard(lambda moment: _until(moment, _MEAN * _ERROR_SHARE, _ERROR_WAVES), seen, story)
+    errors += _touched("errors", seen, story, lambda share: share / (1 - share))
+    late = _touched("late", seen, story, lambda share: share)
     if story.errors is not None and at >= story.errors:
         # A day's worth at once: a ratio over 24 h would else take hours to show what happens now.
-        spoiled = requests - requests_until(min(seen, story.errors) - DAY)
+        spoiled = requests - _heard(requests_until, min(seen, story.errors) - DAY, story)
         errors += spoiled * story.error_share / (1 - story.error_share)
-    slow = 0.0 if story.slow is None or at < story.slow else max(0.0, requests - requests_until(story.slow))
-    return Amounts(requests, errors, slow)
+    slow = 0.0
+    if story.slow is not None and at >= story.slow:
+        slow = max(0.0, requests - _heard(requests_until, story.slow, story))
+    return Amounts(requests, errors, slow, late)
+
+
+def _heard(count: Callable[[float], float], at: float, story: Story) -> float:
+    """Return a count up to a moment, less what would have been counted in silences."""
+    lost = 0.0
+    for spell in story.spells:
+        if spell.kind == "silence" and spell.since < at:
+            lost += count(spell.end(at)) - count(spell.since)
+    return count(at) - lost
+
+
+def _touched(kind: str, at: float, story: Story, weight: Callable[[float], float]) -> float:
+    """Return how many requests spells of a kind have touched up to a moment."""
+    found = 0.0
+    for spell in story.spells:
+        if spell.kind == kind and spell.since < at:
+            during = _heard(requests_until, spell.end(at), story) - _heard(requests_until, spell.since, story)
+            found += during * weight(spell.share)
+    return found
 
 
 def _below(limit: float, median: float) -> float:
@@ -178,11 +211,13 @@ def latency_series(slow_seconds: float) -> tuple[Series, ...]:
         for limit in BUCKETS:
             good, bad = _below(limit, median), _below(limit, median + slow_seconds)
             labels = (("le", "+Inf" if math.isinf(limit) else str(limit)), ("route", route))
-            found.append(Series(f"{name}_bucket", labels, requests=share * good, slow=share * (bad - good)))
+            worse = _below(limit, median + _LATE)
+            slow, late = share * (bad - good), share * (worse - good)
+            found.append(Series(f"{name}_bucket", labels, requests=share * good, slow=slow, late=late))
         found.append(Series(f"{name}_count", (("route", route),), requests=share))
-        found.append(
-            Series(f"{name}_sum", (("route", route),), requests=share * mean, slow=share * slow_seconds, whole=False)
-        )
+        slow, late = share * slow_seconds, share * _LATE
+        whole = (("route", route),)
+        found.append(Series(f"{name}_sum", whole, requests=share * mean, slow=slow, late=late, whole=False))
     return tuple(found)
 
 

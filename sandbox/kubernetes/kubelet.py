@@ -1,9 +1,13 @@
-"""Scheduler and kubelet, played: pods get a node, an address, and a life according to their image's tag.
+"""Scheduler and kubelet, played: pods get a node, an address, and a life according to their image.
 
-A tag with ``bad`` never pulls (ImagePullBackOff), with ``crash`` crash-loops, with ``slow`` takes 20 s
-to get ready; everything else is ready after half a second. Pods whose restartPolicy is not Always run
-their first container's command for real, as a local process; without a command they end after a second,
-well unless the tag holds ``fail``.
+An image of the sandbox's registry is really pulled, and its label ``vcci.sandbox.behaviour`` says how its pods
+behave: ``crash`` and ``oom`` crash-loop, ``slow`` takes 20 s to get ready, ``unready`` never gets there; with
+``errors`` and ``latency`` it is the API that suffers (:mod:`sandbox.kubernetes.serving`). Of any other image the
+tag says it: with ``bad`` it never pulls (ImagePullBackOff), with ``crash`` it crash-loops, with ``slow`` it takes
+20 s to get ready. Everything else is ready after half a second.
+
+Pods whose restartPolicy is not Always run their first container's command for real, as a local process, in the
+image's tree if it was pulled; without a command they end after a second, well unless the tag holds ``fail``.
 """
 
 from __future__ import annotations
@@ -11,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
+from collections.abc import Mapping
 
 from sandbox.kubernetes.controllers import Controllers, condition
 from sandbox.kubernetes.logs import Logs
 from sandbox.kubernetes.processes import NoSuchProgram, Process
+from sandbox.kubernetes.pulling import Pulled, Puller, PullError
 from sandbox.kubernetes.resources import NODES, PODS
 from sandbox.kubernetes.store import Event, Object, now
 
@@ -23,6 +29,8 @@ log = logging.getLogger(__name__)
 READY_AFTER = 0.5
 SLOW_AFTER = 20.0
 CRASH_EVERY = 3.0
+PULL_BACKOFF = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between attempts to pull; a real kubelet's grow from 10 s to 5 min."""
 _GRACE = 0.2
 _CONDITIONS = ("Initialized", "Ready", "ContainersReady", "PodScheduled")
 
@@ -46,20 +54,35 @@ def conditions(pod: Object, ready: bool, *, since: str = "", reason: str = "Cont
 
 
 def container_statuses(
-    pod: Object, state: Object, *, ready: bool, restarts: int = 0, last: Object | None = None
+    pod: Object,
+    state: Object,
+    *,
+    ready: bool,
+    restarts: int = 0,
+    last: Object | None = None,
+    pulled: Mapping[str, Pulled] | None = None,
 ) -> list[Object]:
-    """Return the same status for each of a pod's containers."""
+    """Return the same status for each of a pod's containers.
+
+    :param pulled: the images of those containers that were pulled, by the container's name.
+    """
     shown = {"state": state, "lastState": last or {}, "ready": ready, "restartCount": restarts}
-    started = "running" in state
-    return [
-        {"name": c["name"], "image": c["image"], "imageID": _image_id(c["image"], state), **shown, "started": started}
-        for c in pod["spec"]["containers"]
-    ]
+    found = []
+    for container in pod["spec"]["containers"]:
+        image = (pulled or {}).get(container["name"])
+        id_ = _image_id(container["image"], state, image.digest if image else "")
+        names = {"name": container["name"], "image": container["image"], "imageID": id_}
+        found.append({**names, **shown, "started": "running" in state})
+    return found
 
 
-def _image_id(image: str, state: Object) -> str:
+def _image_id(image: str, state: Object, digest: str = "") -> str:
     if "waiting" in state and state["waiting"].get("reason") != "CrashLoopBackOff":
         return ""
+    name, _, pinned = image.partition("@")
+    if digest or pinned:
+        path, colon, tag = name.rpartition(":")
+        return f"{path if colon and '/' not in tag else name}@{digest or pinned}"
     return f"docker.io/{image.partition(':')[0]}@sha256:{zlib.crc32(image.encode()):08x}"
 
 
@@ -73,10 +96,12 @@ class Kubelet:
     """Runs the pods of all nodes.
 
     :param runs: environment and folder for local processes.
+    :param puller: pulls images of the sandbox's registry.
     """
 
-    def __init__(self, controllers: Controllers, logs: Logs, runs: Process) -> None:
+    def __init__(self, controllers: Controllers, logs: Logs, runs: Process, puller: Puller) -> None:
         self._controllers, self._store, self._logs, self._runs = controllers, controllers.store, logs, runs
+        self._puller = puller
         self._lives: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
@@ -148,19 +173,56 @@ class Kubelet:
             return
         creating = {"waiting": {"reason": "ContainerCreating"}}
         self._report(pod, "Pending", False, container_statuses(pod, creating, ready=False))
-        tags = " ".join(c["image"].rpartition(":")[2] for c in pod["spec"]["containers"])
-        if "bad" in tags:
+        pulled = await self._pull(pod)
+        if pulled:
+            await self._play(pod, next(iter(pulled.values())).behaviour, pulled)
+        else:
+            await self._play(pod, _behaviour_by_tag(pod), {})
+
+    async def _play(self, pod: Object, behaviour: str, pulled: Mapping[str, Pulled]) -> None:
+        if behaviour == "bad":
             await self._never_pull(pod)
         elif pod["spec"].get("restartPolicy", "Always") != "Always":
-            await self._run_once(pod)
-        elif "crash" in tags:
-            await self._crash(pod)
+            await self._run_once(pod, pulled)
+        elif behaviour in ("crash", "oom"):
+            await self._crash(pod, behaviour, pulled)
         else:
             running = {"running": {"startedAt": now()}}
             self._say(pod, "Started", f"Started container {pod['spec']['containers'][0]['name']}")
-            self._report(pod, "Running", False, container_statuses(pod, running, ready=False))
-            await asyncio.sleep(SLOW_AFTER if "slow" in tags else READY_AFTER)
-            self._report(pod, "Running", True, container_statuses(pod, running, ready=True))
+            self._report(pod, "Running", False, container_statuses(pod, running, ready=False, pulled=pulled))
+            if behaviour == "unready":
+                text = "Readiness probe failed: HTTP probe failed with statuscode: 503"
+                self._say(pod, "Unhealthy", text, warning=True)
+                return
+            await asyncio.sleep(SLOW_AFTER if behaviour == "slow" else READY_AFTER)
+            self._report(pod, "Running", True, container_statuses(pod, running, ready=True, pulled=pulled))
+
+    async def _pull(self, pod: Object) -> dict[str, Pulled]:
+        """Return the images of the sandbox's registry that a pod's containers run, however long it takes."""
+        found = {}
+        for container in pod["spec"]["containers"]:
+            reference = self._puller.reference(container["image"])
+            attempt = 0
+            while reference and container["name"] not in found:
+                try:
+                    found[container["name"]] = await self._puller.pull(reference)
+                except PullError as error:
+                    await self._no_image(pod, container["image"], str(error), attempt)
+                    attempt += 1
+        return found
+
+    async def _no_image(self, pod: Object, image: str, why: str, attempt: int) -> None:
+        """Report that an image could not be pulled, and wait until it is tried again."""
+        self._say(pod, "Failed", f'Failed to pull image "{image}": {why}', warning=True)
+        if attempt == 0:
+            waiting = {"waiting": {"reason": "ErrImagePull", "message": why}}
+            self._report(pod, "Pending", False, container_statuses(pod, waiting, ready=False))
+            await asyncio.sleep(PULL_BACKOFF[0])
+        text = f'Back-off pulling image "{image}"'
+        self._say(pod, "BackOff", text, warning=True)
+        waiting = {"waiting": {"reason": "ImagePullBackOff", "message": f"{text}: ErrImagePull: {why}"}}
+        self._report(pod, "Pending", False, container_statuses(pod, waiting, ready=False))
+        await asyncio.sleep(PULL_BACKOFF[min(attempt, len(PULL_BACKOFF) - 1)])
 
     def _say(self, pod: Object, reason: str, text: str, *, warning: bool = False) -> None:
         self._controllers.tell(PODS, pod, reason, text, source="kubelet", warning=warning)
@@ -184,21 +246,22 @@ class Kubelet:
         self._say(pod, "BackOff", f'Back-off pulling image "{image}"', warning=True)
         self._report(pod, "Pending", False, container_statuses(pod, {"waiting": waiting}, ready=False))
 
-    async def _crash(self, pod: Object) -> None:
+    async def _crash(self, pod: Object, behaviour: str, pulled: Mapping[str, Pulled]) -> None:
         restarts = 0
         while True:
             restarts += 1
             self._say(pod, "BackOff", "Back-off restarting failed container", warning=True)
-            state, last = crash_states(pod)
-            statuses = container_statuses(pod, state, ready=False, restarts=restarts, last=last)
+            state, last = crash_states(pod, oom=behaviour == "oom")
+            statuses = container_statuses(pod, state, ready=False, restarts=restarts, last=last, pulled=pulled)
             self._report(pod, "Running", False, statuses)
             await asyncio.sleep(CRASH_EVERY)
 
-    async def _run_once(self, pod: Object) -> None:
+    async def _run_once(self, pod: Object, pulled: Mapping[str, Pulled]) -> None:
         running = {"running": {"startedAt": now()}}
-        self._report(pod, "Running", True, container_statuses(pod, running, ready=True))
+        self._report(pod, "Running", True, container_statuses(pod, running, ready=True, pulled=pulled))
+        image = pulled.get(pod["spec"]["containers"][0]["name"])
         try:
-            code, reason = await self._runs.run(pod, self._logs.run_file(pod))
+            code, reason = await self._runs.run(pod, self._logs.run_file(pod), image)
             message = ""
         except NoSuchProgram as error:
             code, reason, message = 127, "ContainerCannotRun", str(error)
@@ -207,7 +270,7 @@ class Kubelet:
         if message:
             ended["message"] = message
         phase = "Succeeded" if code == 0 else "Failed"
-        statuses = container_statuses(pod, {"terminated": ended}, ready=False)
+        statuses = container_statuses(pod, {"terminated": ended}, ready=False, pulled=pulled)
         self._report(pod, phase, False, statuses, "PodCompleted" if code == 0 else "PodFailed")
 
 
@@ -217,9 +280,16 @@ def _condemned(event: Event) -> bool:
     return "deletionTimestamp" in event.new.obj["metadata"] and "deletionTimestamp" not in before
 
 
-def crash_states(pod: Object) -> tuple[Object, Object]:
-    """Return state and lastState of a container that has just crashed again."""
+def _behaviour_by_tag(pod: Object) -> str:
+    """Return what the tags of a pod's images say; the worst counts."""
+    tags = " ".join(c["image"].rpartition(":")[2] for c in pod["spec"]["containers"])
+    return next((word for word in ("bad", "crash", "slow") if word in tags), "")
+
+
+def crash_states(pod: Object, *, oom: bool = False) -> tuple[Object, Object]:
+    """Return state and lastState of a container that has just crashed again, or run out of memory."""
     name, spec = pod["metadata"]["name"], pod["spec"]["containers"][0]
     text = f"back-off 5m0s restarting failed container={spec['name']} pod={name}_{pod['metadata']['namespace']}"
-    ended = {"exitCode": 1, "reason": "Error", "startedAt": now(-2), "finishedAt": now()}
+    how: Object = {"exitCode": 137, "reason": "OOMKilled"} if oom else {"exitCode": 1, "reason": "Error"}
+    ended = {**how, "startedAt": now(-2), "finishedAt": now()}
     return {"waiting": {"reason": "CrashLoopBackOff", "message": text}}, {"terminated": ended}

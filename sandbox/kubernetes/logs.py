@@ -13,7 +13,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,6 +75,8 @@ class Logs:
         self._files, self._runs, self._store, self._faults = folder / "logs", folder / "runs", store, faults
         self._burst: float | None = None
         self._burst_pod = ""
+        self.behaviour: Callable[[Object], str] = lambda _pod: ""
+        """How a pod's image behaves: one with errors logs them."""
         self._runs.mkdir(parents=True, exist_ok=True)
         for old in self._runs.iterdir():
             old.unlink()
@@ -150,7 +152,7 @@ class Logs:
         return self._invented(pod, app, begun, query, until)
 
     def _invented(self, pod: Object, app: str, begun: float, query: Query, until: float) -> Iterator[Line]:
-        burst, name = self._burst_since(pod), pod["metadata"]["name"]
+        burst, name = begun if self.behaviour(pod) == "errors" else self._burst_since(pod), pod["metadata"]["name"]
         after = max(query.after, until - _DAY) if app in INVENTED else query.after
         if query.tail is not None:
             near = max(after, until - (query.tail + 10) * 30)

@@ -1,11 +1,19 @@
-"""Containers that run to their end, as local processes."""
+"""Containers that run to their end, as local processes.
+
+A container of a pulled image begins in the image's tree, with the image's and its own variables and hardly any
+of the sandbox's. What it mounts is a folder of its pod's; wherever the path of a mount stands in its command or
+variables, the process gets that folder's, and ``VCCI_SANDBOX_MOUNTS`` has them all (JSON). The image of
+BuildKit's client is played by :mod:`sandbox.releases.buildctl`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +22,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sandbox.kubernetes.metrics import quantity
+from sandbox.kubernetes.pulling import Pulled
 from sandbox.kubernetes.resources import SECRETS, resource
 from sandbox.kubernetes.store import Object, Store
+from sandbox.state import ROOT
 
 _CONFIGMAPS = resource("configmaps")
 _REFERENCE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 _PATIENCE = 2.0
+_BUILDKIT = re.compile(r"(.*/)?moby/buildkit:.*rootless(@.*)?")
+_BUILDCTL = "buildctl-daemonless.sh"
+_PLAYED_BUILDCTL = (sys.executable, "-m", "sandbox.releases.buildctl")
+_HANDED_DOWN = ("HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VCCI_SANDBOX_HOME")
+MOUNTS = "VCCI_SANDBOX_MOUNTS"
 
 
 class NoSuchProgram(Exception):
@@ -37,36 +52,36 @@ class Process:
     def __init__(self, *, store: Store, folder: Path, environment: Mapping[str, str]) -> None:
         self._store, self._folder, self._environment = store, folder, environment
 
-    async def run(self, pod: Object, file: Path) -> tuple[int, str]:
+    async def run(self, pod: Object, file: Path, image: Pulled | None = None) -> tuple[int, str]:
         """Run the command and write its output to a file, each line behind its time.
 
         Return exit code and reason, which is empty unless Kubernetes ended it.
 
+        :param image: the image, when it was pulled.
         :raises NoSuchProgram: when the command cannot be started.
         """
         container = pod["spec"]["containers"][0]
-        env = self.environment_of(pod, container)
+        mounts = self._mount(pod, container, _volumes(file))
+        env = _mounted(self.environment_of(pod, container, image), mounts)
         argv = [_expand(str(part), env) for part in (container.get("command") or []) + (container.get("args") or [])]
         if not argv:
             return await _pretend(container, file)
-        process = await self._start(argv, container, env)
-        limit = pod["spec"].get("activeDeadlineSeconds")
+        if _BUILDKIT.fullmatch(container["image"]) and argv[0].rpartition("/")[2] == _BUILDCTL:
+            argv[:1] = _PLAYED_BUILDCTL
+            env["PYTHONPATH"] = str(ROOT)
         try:
-            await asyncio.wait_for(_record(process, file), limit)
-        except TimeoutError:
-            return 137, "DeadlineExceeded"
+            process = await self._start([_moved(part, mounts) for part in argv], container, env, image)
+            return await _attend(process, file, pod["spec"].get("activeDeadlineSeconds"))
         finally:
-            await _end(process)
-        code = process.returncode or 0
-        return (128 - code, "") if code < 0 else (code, "")
+            shutil.rmtree(_volumes(file), ignore_errors=True)
 
-    async def _start(self, argv: list[str], container: Object, env: dict[str, str]) -> asyncio.subprocess.Process:
-        folder = container.get("workingDir")
-        cwd = folder if folder and Path(folder).is_dir() else self._folder
+    async def _start(
+        self, argv: list[str], container: Object, env: dict[str, str], image: Pulled | None
+    ) -> asyncio.subprocess.Process:
         try:
             return await asyncio.create_subprocess_exec(
                 *argv,
-                cwd=cwd,
+                cwd=self._begin(container, image),
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -77,11 +92,37 @@ class Process:
         except OSError as error:
             raise NoSuchProgram(f'exec: "{argv[0]}": {error.strerror}') from error
 
-    def environment_of(self, pod: Object, container: Object) -> dict[str, str]:
-        """Return a container's environment: envFrom, then env, with references resolved."""
+    def _begin(self, container: Object, image: Pulled | None) -> Path:
+        """Return the working directory."""
+        given = container.get("workingDir")
+        if image:
+            inside = image.root / given.lstrip("/") if given else image.folder
+            return inside if inside.is_dir() else image.root
+        return Path(given) if given and Path(given).is_dir() else self._folder
+
+    def _mount(self, pod: Object, container: Object, folder: Path) -> dict[str, str]:
+        """Put a container's volumes into a folder; return where each mount path is."""
+        volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or ()}
+        namespace, found = pod["metadata"]["namespace"], {}
+        for mount in container.get("volumeMounts") or ():
+            volume, at = volumes.get(mount["name"], {}), folder / mount["name"]
+            at.mkdir(parents=True, exist_ok=True)
+            for kind, key in (("secret", "secretName"), ("configMap", "name")):
+                if kind in volume:
+                    names = {item["key"]: item["path"] for item in volume[kind].get("items") or ()}
+                    for name, value in self._values(kind, namespace, volume[kind][key]).items():
+                        if not names or name in names:
+                            (at / Path(names.get(name, name)).name).write_text(value)
+            found[mount["mountPath"].rstrip("/")] = str(at)
+        return found
+
+    def environment_of(self, pod: Object, container: Object, image: Pulled | None = None) -> dict[str, str]:
+        """Return a container's environment: the image's, envFrom, then env, with references resolved."""
         namespace = pod["metadata"]["namespace"]
         env = dict(self._environment)
-        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}"
+        if image:
+            env = {key: env[key] for key in _HANDED_DOWN if key in env} | image.environment
+        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self._environment.get('PATH', os.defpath)}"
         env["HOSTNAME"] = pod["metadata"]["name"]
         for source in container.get("envFrom") or ():
             for kind in ("configMapRef", "secretRef"):
@@ -122,6 +163,37 @@ class Process:
 
 def _expand(text: str, env: Mapping[str, str]) -> str:
     return _REFERENCE.sub(lambda found: env.get(found[1], found[0]), text)
+
+
+def _volumes(file: Path) -> Path:
+    return file.parent.with_name("volumes") / file.stem
+
+
+def _moved(text: str, mounts: Mapping[str, str]) -> str:
+    """Return a text with the paths of mounts as this machine has them."""
+    for path in sorted(mounts, key=len, reverse=True):
+        there = mounts[path].replace("\\", "\\\\")
+        text = re.sub(rf"(?<![\w/.-]){re.escape(path)}(?![\w.-])", there, text)
+    return text
+
+
+def _mounted(env: dict[str, str], mounts: Mapping[str, str]) -> dict[str, str]:
+    if not mounts:
+        return env
+    kept = ("PATH", "HOME", "TMPDIR", "VCCI_SANDBOX_HOME")
+    moved = {key: value if key in kept else _moved(value, mounts) for key, value in env.items()}
+    return {**moved, MOUNTS: json.dumps(mounts)}
+
+
+async def _attend(process: asyncio.subprocess.Process, file: Path, limit: float | None) -> tuple[int, str]:
+    try:
+        await asyncio.wait_for(_record(process, file), limit)
+    except TimeoutError:
+        return 137, "DeadlineExceeded"
+    finally:
+        await _end(process)
+    code = process.returncode or 0
+    return (128 - code, "") if code < 0 else (code, "")
 
 
 async def _pretend(container: Object, file: Path) -> tuple[int, str]:

@@ -5,6 +5,9 @@ Everything has the same names, uids and ages at every start.
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import json
 import random
 import time
 import uuid
@@ -31,6 +34,8 @@ from sandbox.kubernetes.resources import (
     resource,
 )
 from sandbox.kubernetes.store import Object, Store, clone, now, stamp
+from sandbox.releases import shipping
+from sandbox.state import State
 
 NAMESPACE = "vcci-production"
 _DAY = 86400.0
@@ -46,14 +51,57 @@ _WORKLOADS: dict[str, tuple[int, str, str, str, str, int | None, list[str]]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What the platform in the cluster has around it.
+
+    :param registry: host and port; empty: there is none, and images are named as if from nowhere.
+    :param digests: of the releases' images in it, by version and repository.
+    :param secrets: contents of the platform's Secrets, by name.
+    :param login: the registry's name and password.
+    """
+
+    registry: str
+    digests: shipping.Shipped
+    secrets: dict[str, dict[str, str]]
+    login: tuple[str, str]
+
+    @classmethod
+    def of(cls, state: State, registry: str) -> Surroundings:
+        """Read them off the sandbox's state."""
+        app, redis, git = (state.secret(name) for name in ("postgres-vcci_app", "redis", "git"))
+        port = state.port("postgres-direct")
+        values = {
+            "DATABASE_URL": f"postgresql+psycopg://vcci_app:{app}@127.0.0.1:{port}/vcci_production",
+            "REDIS_URL": f"redis://:{redis}@127.0.0.1:{state.port('redis-direct')}/0",
+            "VCCI_API_URL": f"http://127.0.0.1:{state.port('api')}",
+        }
+        login = ("vcci-ops", state.secret("registry"))
+        digests = shipping.digests(state.folder) if registry else {}
+        return cls(registry, digests, {"vcci-database": values, "vcci-git": {"token": git}}, login)
+
+    def image(self, repository: str, version: str) -> str:
+        """Return the reference of a release's image, by digest where it has one."""
+        digest = self.digests.get(version, {}).get(repository)
+        return f"{self.registry}/{repository}:{version}@{digest}" if digest else f"{repository}:{version}"
+
+    @property
+    def docker_config(self) -> str:
+        """Return the configuration of a client of the registry."""
+        auth = base64.b64encode(":".join(self.login).encode()).decode()
+        return json.dumps({"auths": {self.registry: {"auth": auth}}} if self.registry else {"auths": {}})
+
+
 class Seed:
     """Fills an empty store.
 
     :param authority: signs the platform's certificate.
+    :param around: the platform's surroundings.
     """
 
-    def __init__(self, controllers: Controllers, authority: trustme.CA) -> None:
+    def __init__(self, controllers: Controllers, authority: trustme.CA, around: Surroundings) -> None:
         self._controllers, self._store, self._authority = controllers, controllers.store, authority
+        self._around = around
 
     def sow(self) -> None:
         """Put everything there, unless there is something."""
@@ -88,8 +136,8 @@ class Seed:
 
     def _workload(self, name: str, namespace: str) -> None:
         replicas, image, *_ = _WORKLOADS[name]
-        deployment = self._deployment(name, namespace, replicas, _template(name, f"{image}:v2.0.0"))
-        old = _template(name, f"{image}:v1.9.0")
+        deployment = self._deployment(name, namespace, replicas, _template(name, self._around.image(image, "v2.0.0")))
+        old = _template(name, self._around.image(image, "v1.9.0"))
         self._replicaset(deployment, clone(old), 1, 0, 90 * _DAY)
         current = self._replicaset(deployment, deployment["spec"]["template"], 2, replicas, 6 * _DAY)
         for number in range(replicas):
@@ -129,7 +177,7 @@ class Seed:
         code = template_hash(template)
         template["metadata"]["labels"][HASH] = code
         selector = {"matchLabels": {"app": meta["name"], HASH: code}}
-        image = template["spec"]["containers"][0]["image"].rpartition(":")[2]
+        image = template["spec"]["containers"][0]["image"].partition("@")[0].rpartition(":")[2]
         cause = _CHANGE_CAUSES.get(image, "installed")
         surge = replicas + -(-deployment["spec"]["replicas"] // 4)
         notes = {
@@ -186,7 +234,7 @@ class Seed:
         age, name = time.time() - begun, f"nightly-rollup-{int(begun // 60)}"
         container = {
             "name": "nightly-rollup",
-            "image": "vcci/worker:v2.0.0",
+            "image": self._around.image("vcci/worker", "v2.0.0"),
             "command": ["python", "-m", "vcci.rollup"],
             "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}},
         }
@@ -218,8 +266,18 @@ class Seed:
         data = {"VCCI_ENVIRONMENT": "production", "VCCI_LOG_LEVEL": "INFO", "VCCI_TIMEZONE": "UTC"}
         meta = {"name": "vcci-config", "namespace": NAMESPACE, "labels": {"app.kubernetes.io/part-of": "vcci"}}
         self._keep(resource("configmaps"), {"metadata": meta, "data": data}, 90 * _DAY)
+        for name, values in self._around.secrets.items():
+            encoded = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+            self._keep(SECRETS, {"metadata": {"name": name, "namespace": NAMESPACE}, "data": encoded}, 90 * _DAY)
+        self._registry_login()
         account = {"metadata": {"name": "vcci", "namespace": NAMESPACE}}
         self._keep(resource("serviceaccounts"), account, 90 * _DAY)
+
+    def _registry_login(self) -> None:
+        data = {".dockerconfigjson": base64.b64encode(self._around.docker_config.encode()).decode()}
+        meta = {"name": "vcci-registry", "namespace": NAMESPACE}
+        secret = {"metadata": meta, "type": "kubernetes.io/dockerconfigjson", "data": data}
+        self._keep(SECRETS, secret, 90 * _DAY)
 
     def _service(self, name: str, port: int) -> None:
         meta = {"name": name, "namespace": NAMESPACE, "labels": {"app": name}}
@@ -282,6 +340,8 @@ def _template(name: str, image: str) -> Object:
         "envFrom": [{"configMapRef": {"name": "vcci-config"}}],
         "resources": {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": limit}},
     }
+    if name == "backend-api":
+        container["envFrom"].append({"secretRef": {"name": "vcci-database"}})
     if args:
         container["args"] = args
     if port:

@@ -32,8 +32,10 @@ from sandbox.kubernetes.jobs import Jobs
 from sandbox.kubernetes.kubelet import Kubelet, conditions, container_statuses
 from sandbox.kubernetes.logs import Logs
 from sandbox.kubernetes.processes import Process
+from sandbox.kubernetes.pulling import Puller
 from sandbox.kubernetes.resources import NAMESPACES, PODS
-from sandbox.kubernetes.seed import Seed
+from sandbox.kubernetes.seed import Seed, Surroundings
+from sandbox.kubernetes.serving import Serving
 from sandbox.kubernetes.store import Object, Store, now
 from sandbox.state import ROOT, ActiveFaults, State
 
@@ -57,9 +59,12 @@ class Stage:
         self.api = Api(store=self.store, logs=self.logs, token=self._token, faults=active)
         environment = {**os.environ, "VCCI_SANDBOX_HOME": str(state.folder)}
         scripts = _SCRIPTS if _SCRIPTS.is_dir() else folder
-        self.kubelet = Kubelet(
-            self.controllers, self.logs, Process(store=self.store, folder=scripts, environment=environment)
-        )
+        puller = Puller(state)
+        self.serving = Serving(self.store, puller, state.folder)
+        self.logs.behaviour = self.serving.behaviour
+        runs = Process(store=self.store, folder=scripts, environment=environment)
+        self.kubelet = Kubelet(self.controllers, self.logs, runs, puller)
+        self._surroundings = Surroundings.of(state, puller.host)
         self.faults = Faults(self.controllers, active)
         Namespaces(self.controllers)
         Deployments(self.controllers)
@@ -79,10 +84,11 @@ class Stage:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Raise the curtain, and play until ``stop``."""
-        Seed(self.controllers, self.authority).sow()
+        Seed(self.controllers, self.authority, self._surroundings).sow()
         self.controllers.start()
         self.kubelet.start()
         self.faults.settle()
+        self.serving.start()
         watching = asyncio.create_task(self.faults.watch())
         # Watches and followed logs of callers that went away must not go on.
         runner = web.AppRunner(self._application(), handler_cancellation=True, access_log=None, shutdown_timeout=1)
@@ -92,6 +98,7 @@ class Stage:
         self.api.closing.set()
         watching.cancel()
         await self.kubelet.stop()
+        self.serving.stop()
         await runner.cleanup()
 
     def _tls(self) -> ssl.SSLContext:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sandbox.api import spells
 from sandbox.service import Fault, Sandbox, Service
 
 
@@ -21,6 +22,17 @@ def _end(sandbox: Sandbox, options: dict[str, Any]) -> None:
 
     if "since" in options:
         rewrite_history(sandbox, options["since"])
+
+
+def _cast(name: str, kind: spells.Kind) -> Any:
+    def apply(sandbox: Sandbox, options: dict[str, Any]) -> None:
+        spells.begin(sandbox.folder, kind, name, float(options.get("percent", 100.0)) / 100)
+
+    return apply
+
+
+def _lift(name: str) -> Any:
+    return lambda sandbox, _options: spells.end(sandbox.folder, name)
 
 
 class Api(Service):
@@ -60,6 +72,29 @@ class Api(Service):
             heal=_end,
         ),
         Fault(
+            "traffic-loss",
+            "from now on no request reaches the API; what came before stays counted",
+            "watches of a release: too little traffic to judge",
+            apply=_cast("traffic-loss", "silence"),
+            heal=_lift("traffic-loss"),
+        ),
+        Fault(
+            "error-spike",
+            "from now on a share of the requests is answered with 5xx; what came before stays counted",
+            "watches of a release: error rate; the daily check hardly sees it",
+            apply=_cast("error-spike", "errors"),
+            heal=_lift("error-spike"),
+            options={"percent": 8.0},
+        ),
+        Fault(
+            "latency-spike",
+            "from now on a share of the requests takes 3 s longer; what came before stays counted",
+            "watches of a release: p95 and p99 latency",
+            apply=_cast("latency-spike", "late"),
+            heal=_lift("latency-spike"),
+            options={"percent": 25.0},
+        ),
+        Fault(
             "metric-renamed",
             "a release renamed http_requests_total a day ago: the queries match nothing",
             "api.requests and api.error_rate unknown",
@@ -71,7 +106,14 @@ class Api(Service):
     def start(self, sandbox: Sandbox) -> None:
         """Spawn the API's process."""
         sandbox.data("api")
+        # Of a sandbox that was killed: the faults it had are over, or still there.
+        spells.end_all(sandbox.folder, but=["cluster", *sandbox.state.faults()])
         sandbox.python(self.name, "sandbox.api")
+
+    def stop(self, sandbox: Sandbox) -> None:
+        """Stop it; its faults are over with it."""
+        super().stop(sandbox)
+        spells.end_all(sandbox.folder, but=["cluster"])
 
     def connections(self, sandbox: Sandbox) -> dict[str, dict[str, Any]]:
         """Return ``vcci_api``: the TLS endpoint, verified against the sandbox's CA."""

@@ -54,6 +54,7 @@ class Kube(Service):
     """The Kubernetes API."""
 
     name = "kube"
+    needs = ("registry",)  # for the digests of the images that run; without one, they are named without
     ports = ("kube",)
     faults = (
         Fault(
@@ -87,7 +88,9 @@ class Kube(Service):
 
     def start(self, sandbox: Sandbox) -> None:
         """Start the played API; nothing when the user's own cluster is used."""
-        if not own_cluster():
+        if own_cluster():
+            (sandbox.data("kube") / "serving.json").unlink(missing_ok=True)
+        else:
             sandbox.python("kube", "sandbox.kubernetes")
 
     def ready(self, sandbox: Sandbox) -> bool:

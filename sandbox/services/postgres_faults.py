@@ -13,7 +13,8 @@ from sandbox.service import Fault, Sandbox, SandboxError, wait_until
 
 SERVER = "pg-production"
 CONNECTIONS, TRANSACTION = "fault-db-connections", "fault-db-idle-transaction"
-PROCESSES = (CONNECTIONS, TRANSACTION)
+MIGRATION = "fault-migration-slow"
+PROCESSES = (CONNECTIONS, TRANSACTION, MIGRATION)
 """Processes that faults start; stopping the server ends them."""
 ATTACKER = "203.0.113.66"
 INTRUDER = "contractor@nordwind-manufacturing.example"
@@ -58,6 +59,13 @@ def _forget(sandbox: Sandbox, options: dict[str, Any]) -> None:
     with _admin(sandbox) as connection:
         sandbox.python(TRANSACTION, "sandbox.platform.hold", "transaction")
         wait_until("an idle transaction", lambda: _one(connection, age) >= seconds, seconds=seconds + 20)
+
+
+def _migrate_slowly(sandbox: Sandbox, options: dict[str, Any]) -> None:
+    locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 20250101 AND granted"
+    with _admin(sandbox) as connection:
+        sandbox.python(MIGRATION, "sandbox.platform.hold", "migration", str(options["seconds"]))
+        wait_until("the migrations' lock is held", lambda: _one(connection, locked) > 0)
 
 
 def _go_down(sandbox: Sandbox, _options: dict[str, Any]) -> None:
@@ -155,6 +163,14 @@ FAULTS = (
         apply=_forget,
         heal=_end(TRANSACTION),
         options={"seconds": 11.0},
+    ),
+    Fault(
+        name="migration-slow",
+        summary="somebody else holds the lock that migrations take: one that starts now waits its time",
+        shows_as="a release's migration takes so much longer",
+        apply=_migrate_slowly,
+        heal=_end(MIGRATION),
+        options={"seconds": 30.0},
     ),
     Fault(
         name="postgres-down",

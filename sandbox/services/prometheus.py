@@ -158,6 +158,7 @@ class Prometheus(Service):
 
     def _fill(self, sandbox: Sandbox) -> None:
         from sandbox import metrics_history
+        from sandbox.api import spells
         from sandbox.api.traffic import Story
 
         data = sandbox.data("prometheus") / "data"
@@ -168,7 +169,8 @@ class Prometheus(Service):
         promtool = find_program("promtool")
         if promtool is None:
             raise SandboxError("the program promtool is missing: apt-get install prometheus")
-        metrics_history.fill(data, Story.of(sandbox.state.faults().get), promtool=promtool)
+        story = Story.of(sandbox.state.faults().get, spells.read(sandbox.folder))
+        metrics_history.fill(data, story, promtool=promtool)
 
 
 def bcrypt(password: str) -> str:

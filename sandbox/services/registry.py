@@ -108,6 +108,11 @@ def _up(sandbox: Sandbox, _options: dict[str, Any]) -> None:
 
 Registry.faults = (
     Fault(
+        "build-fails",
+        "builds of the platform's images fail in their RUN step",
+        "a release that has to build fails there, with the build's last lines",
+    ),
+    Fault(
         DOWN,
         "the registry is stopped: images that no node has yet cannot be pulled, releases cannot be planned",
         "a release is refused: the registry cannot be reached",
