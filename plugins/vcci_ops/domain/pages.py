@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 120.0, 26.0
 
 def render(report: Report) -> str:
     """Return the page."""
-    return _environment(INCLUDE / "templates").get_template("report.html.j2").render(report=report)
+    return environment(INCLUDE / "templates").get_template("report.html.j2").render(report=report)
 
 
 def sparkline(points: Sequence[Point], result: Result) -> dict[str, Any] | None:
@@ -63,14 +63,15 @@ def _moment(at: dt.datetime) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _environment(folder: Path) -> Environment:
-    environment = Environment(
+def environment(folder: Path) -> Environment:
+    """Return Jinja's environment for pages: everything from outside is escaped, a name that is missing is an error."""
+    jinja = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(moment=_moment)
-    environment.globals.update(sparkline=sparkline, age=_age, width=WIDTH, height=HEIGHT)
-    return environment
+    jinja.filters.update(moment=_moment)
+    jinja.globals.update(sparkline=sparkline, age=_age, width=WIDTH, height=HEIGHT)
+    return jinja

@@ -71,9 +71,13 @@ def headline(state: str, plan: Mapping[str, Any], *, note: str = "", url: str = 
     return "\n".join(lines)
 
 
+def verdict(state: str, kind: str = "deploy") -> str:
+    """Return the verdict in plain words, to stand behind the version."""
+    return (VERDICTS_OF_A_ROLLBACK if kind == "rollback" else VERDICTS).get(state, state)
+
+
 def _verdict(state: str, plan: Mapping[str, Any]) -> str:
-    verdicts = VERDICTS_OF_A_ROLLBACK if plan.get("kind") == "rollback" else VERDICTS
-    return verdicts.get(state, escape(state))
+    return escape(verdict(state, str(plan.get("kind") or "deploy")))
 
 
 def _about(plan: Mapping[str, Any]) -> Iterator[str]:

@@ -37,6 +37,7 @@ COMMENT = {
         maxLength=COMMENT_LIMIT,
         title="Comment",
         description="Why; it is kept with the run. May stay empty.",
+        source="task",
     )
 }
 
@@ -149,6 +150,7 @@ class PlanApprovalOperator(QuestionOperator):
     ) -> None:
         if approvers < 1:
             raise ValueError("approvers: at least one")
+        kwargs.pop("params", None)  # Airflow hands over the DAG's: they are none of the question's
         super().__init__(
             subject="Approve the plan",
             options=[APPROVE, REJECT],
@@ -260,6 +262,7 @@ class PlanApprovalOperator(QuestionOperator):
 
     def _end(self, context: Context, answer: dict[str, Any], reason: str) -> AirflowFailException:
         context["ti"].xcom_push(key="approval", value=answer)
+        self.log.error("%s", reason)
         self.tell(context, release_text.approval_refused(reason))
         return AirflowFailException(reason)
 
@@ -295,6 +298,7 @@ class DecisionOperator(QuestionOperator):
     thread_key = "decision"
 
     def __init__(self, *, subject: str, options: list[str], within: float, **kwargs: Any) -> None:
+        kwargs.pop("params", None)
         super().__init__(subject=subject, options=options, params=COMMENT, within=within, **kwargs)
 
     def question(self, context: Context) -> tuple[str, str]:
@@ -327,6 +331,7 @@ class DecisionOperator(QuestionOperator):
         context["ti"].xcom_push(key="decision", value=answer)
         if answer["option"] is None:
             reason = f"undecided: nobody answered within {duration(self.within)}"
+            self.log.error("%s", reason)
             self.tell(context, release_text.approval_refused(f"{self.subject}: {reason}"))
             raise AirflowFailException(reason)
         self.log.info("%s chose: %s", answer["by"], answer["option"])
