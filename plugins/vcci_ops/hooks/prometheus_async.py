@@ -2,15 +2,17 @@
 
 Beside :class:`~vcci_ops.hooks.http.Prometheus`, which serves tasks. A triggerer with 200 watches asks more than a
 hundred queries in the same second; there the provider's hook looks the connection up before every single request,
-through the supervisor, and opens a new TCP connection for it. Here both happen once to a watch.
+through the supervisor, and opens a new TCP connection for it. Here both happen once to a triggerer.
 https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ssl
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from vcci_ops.exceptions import Forbidden, MeasurementError, UnexpectedAnswer, Unreachable
 
@@ -19,13 +21,28 @@ if TYPE_CHECKING:
 
 SYSTEM = "Prometheus"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 12.0
-AT_ONCE = 8
-"""Connections that one watch opens at most."""
+AT_ONCE = 32
+"""Connections that all watches of a triggerer have together."""
 Vector = list[tuple[dict[str, str], float]]
+
+
+@dataclasses.dataclass
+class _Shared:
+    """The connections of one event loop to one Prometheus."""
+
+    users: int = 0
+    session: ClientSession | None = None
+    opening: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
 
 
 class AsyncPrometheus:
     """Instant queries of a Prometheus server; an asynchronous context manager.
+
+    All of one event loop share :data:`AT_ONCE` connections, for Prometheus takes 512 by default
+    (``--web.max-connections``) and lets any further client wait until somebody hangs up.
 
     :param http_conn_id: HTTP connection: host, port, schema, login and password; extra ``verify`` is the path of
         a CA bundle, or false.
@@ -33,22 +50,30 @@ class AsyncPrometheus:
 
     def __init__(self, http_conn_id: str = "vcci_prometheus") -> None:
         self.http_conn_id = http_conn_id
-        self._session: ClientSession | None = None
-        self._opening = asyncio.Lock()
+
+    @property
+    def _mine(self) -> _Shared:
+        return _shared.setdefault(asyncio.get_running_loop(), {}).setdefault(self.http_conn_id, _Shared())
 
     async def __aenter__(self) -> AsyncPrometheus:
+        self._mine.users += 1
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session:
-            await self._session.close()
-            self._session = None
+        self._mine.users -= 1
+        if not self._mine.users:
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        session, self._mine.session = self._mine.session, None
+        if session:
+            await session.close()
 
     async def _opened(self) -> ClientSession:
-        async with self._opening:
-            if self._session is None:
-                self._session = await self._open()
-            return self._session
+        async with self._mine.opening:
+            if self._mine.session is None:
+                self._mine.session = await self._open()
+            return self._mine.session
 
     async def _open(self) -> ClientSession:
         import aiohttp
@@ -61,7 +86,8 @@ class AsyncPrometheus:
             raise MeasurementError(f"there is no Airflow connection {self.http_conn_id}") from error
         auth = aiohttp.BasicAuth(conn.login, conn.password or "") if conn.login else None
         connector = aiohttp.TCPConnector(limit=AT_ONCE, ssl=_tls(conn.extra_dejson.get("verify")))
-        timeout = aiohttp.ClientTimeout(total=READ_SECONDS, sock_connect=CONNECT_SECONDS)
+        # Not the whole time: waiting for one of the connections is no fault of Prometheus.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
         return aiohttp.ClientSession(_base(conn), auth=auth, connector=connector, timeout=timeout)
 
     async def vector(self, query: str, at: float | None = None) -> Vector:
@@ -79,6 +105,7 @@ class AsyncPrometheus:
         try:
             async with session.post("api/v1/query", data=form) as answer:
                 if answer.status in (401, 403):
+                    await self._hang_up()  # the next one reads the connection anew: its password may have changed
                     raise Forbidden(SYSTEM, f"query (HTTP {answer.status})")
                 body = await answer.json(content_type=None)
         except TimeoutError as error:

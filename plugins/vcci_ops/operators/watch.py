@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -171,7 +172,11 @@ class WatchOperator(BaseOperator):
     def _thread(self, context: Context) -> dict[str, str] | None:
         channel = load_settings().slack.channel if self.channel is None else self.channel
         run = context["dag_run"]
-        key = {"dag_id": str(run.dag_id), "run_id": str(run.run_id), "key": self.task_id}
+        key = {
+            "dag_id": str(run.dag_id),
+            "run_id": str(run.run_id),
+            "key": re.sub(r"[^a-z0-9_.-]", "-", self.task_id.lower())[:64],
+        }
         return {"channel": channel, **key} if channel else None
 
     def _finish(self, context: Context, book: _Book, event: dict[str, Any]) -> None:

@@ -286,6 +286,7 @@ async def _nothing() -> tuple[list[str], MetricVerdict | None]:
 
 def say(thread: Mapping[str, str], connections: Connections, text: str) -> None:
     """Write the watch's one message in the run's thread, or edit it."""
+    from vcci_ops.domain.mrkdwn import escape
     from vcci_ops.hooks.thread import RunThread
 
     RunThread(
@@ -294,4 +295,4 @@ def say(thread: Mapping[str, str], connections: Connections, text: str) -> None:
         thread["run_id"],
         slack_conn_id=connections.slack,
         history_conn_id=connections.history,
-    ).say(thread.get("key", "watch"), text)
+    ).say(thread.get("key", "watch"), escape(text))
