@@ -70,7 +70,7 @@ with DAG(
     doc_md=__doc__,
     schedule=None,
     catchup=False,
-    max_active_runs=4,
+    max_active_runs=2,
     dagrun_timeout=dt.timedelta(days=1),
     on_failure_callback=tell_of_silence,
     tags=[RELEASE, CHANGES_PRODUCTION, ON_DEMAND],

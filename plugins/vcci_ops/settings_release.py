@@ -69,8 +69,8 @@ class Build(Model):
     """Rootless BuildKit; mirror it into your registry and pin it by digest."""
     timeout: Duration = 1800.0
     """A build that takes longer has failed."""
-    secret: DnsLabel = "vcci-build"
-    """Secret of the namespace with what a build needs to log in: .dockerconfigjson, GIT_AUTH_TOKEN."""
+    git_login: bool = True
+    """Whether the repository wants a log-in: key ``token`` of the Secret ``vcci-ops-git`` in the namespace."""
 
 
 class Release(Model):
@@ -87,6 +87,8 @@ class Release(Model):
     """Where a person sees a commit: a URL with {sha}."""
     issue_url: str = ""
     """Where a person sees an issue that a commit names with #12: a URL with {number}."""
+    statuspage_components: tuple[str, ...] = ()
+    """Components of Statuspage, by name or id, that the maintenance of a release is shown on."""
     git_author: str = "vcci-ops <vcci-ops@greenlang.io>"
     """Tagger of the releases."""
     backup_within: Duration = 93600.0

@@ -75,7 +75,7 @@ def _well(facts: Facts) -> Ending:
     if facts.dry_run:
         return Ending("dry-run", "the plan is made; nothing was changed", "Trigger it without dry run.", Status.OK)
     if facts.kind == "rollback":
-        return Ending("rolled-back", "back at the earlier version, verified and watched", "Nothing.", Status.OK)
+        return Ending("released", "back at the earlier version, verified and watched", "Nothing.", Status.OK)
     return Ending("released", "released, verified and watched", "Nothing.", Status.OK)
 
 

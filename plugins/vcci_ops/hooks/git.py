@@ -112,6 +112,14 @@ class PlatformRepository:
         self._stack.close()
         self._env = {}
 
+    @property
+    def url(self) -> str:
+        """Return the repository's address, without anything secret in it.
+
+        :raises MeasurementError: when the connection is missing or has no usable URL.
+        """
+        return self._url or _checked_url(_hook(self.git_conn_id).repo_url, self.git_conn_id)
+
     # Reading --------------------------------------------------------------------------------------
 
     def commit_of(self, ref: str, field: str = "ref") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,6 +17,8 @@ from vcci_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+log = logging.getLogger("airflow.task")
 
 
 @contextmanager
@@ -64,6 +67,19 @@ class Acting:
 def pulled(context: Context, task_id: str, key: str = "return_value") -> Any:
     """Return what a task of this run left, or None."""
     return context["ti"].xcom_pull(task_ids=task_id, key=key)
+
+
+def tell(acting: Acting, key: str, text: str, *, root: bool = False) -> None:
+    """Say something in the run's Slack thread; a Slack that does not take it ends no change that is under way.
+
+    The run's last task posts the verdict and fails when that does not arrive.
+    """
+    from vcci_ops.hooks.thread import RunThread
+
+    try:
+        RunThread(acting.settings.slack.channel, acting.dag_id, acting.run_id).say(key, text, root=root)
+    except (DeliveryFailed, MeasurementError) as error:
+        log.warning("Slack did not take this message (%s): %s", error, text)
 
 
 def needed(context: Context, task_id: str, key: str = "return_value") -> Any:

@@ -13,7 +13,7 @@ from vcci_ops.domain.plans import require_unchanged
 from vcci_ops.domain.rollouts import image_of
 from vcci_ops.domain.watched import expected_of
 from vcci_ops.exceptions import ChangeFailed, Refused
-from vcci_ops.operators.acting import Acting, failing_clearly, pulled
+from vcci_ops.operators.acting import Acting, failing_clearly, pulled, tell
 from vcci_ops.operators.approval import approved_plan
 from vcci_ops.operators.release_plan import APPROVAL, PLAN, ReleaseJobOperator
 from vcci_ops.operators.release_validate import running
@@ -96,6 +96,7 @@ class BeginReleaseOperator(BaseOperator):
                 f"{plan['from_version']} → {plan['version']}",
                 {"reason": plan["reason"]},
             )
+            tell(acting, "root", release_text.headline("running", plan), root=True)
             tell(acting, "announce", release_text.begun(plan, by))
             self._statuspage(acting, plan)
 
@@ -117,22 +118,6 @@ class BeginReleaseOperator(BaseOperator):
             until,
         )
         acting.journal.remember("statuspage", {"incident": incident})
-
-
-def tell(acting: Acting, key: str, text: str, *, root: bool = False) -> None:
-    """Say something in the run's Slack thread; a Slack that does not take it ends no release.
-
-    Finishing reports it: the run's end is then marked as not delivered.
-    """
-    import logging
-
-    from vcci_ops.exceptions import DeliveryFailed, MeasurementError
-    from vcci_ops.hooks.thread import RunThread
-
-    try:
-        RunThread(acting.settings.slack.channel, acting.dag_id, acting.run_id).say(key, text, root=root)
-    except (DeliveryFailed, MeasurementError) as error:
-        logging.getLogger("airflow.task").warning("Slack did not take this message (%s): %s", error, text)
 
 
 class TagOperator(BaseOperator):
@@ -274,7 +259,7 @@ class ReadyOperator(BaseOperator):
         if now - first > dt.timedelta(seconds=within):
             raise ChangeFailed(f"not so within {within:.0f} s: {why}")
         self.log.info("not yet: %s", why)
-        raise AirflowRescheduleException(now + dt.timedelta(seconds=3))
+        raise AirflowRescheduleException(now + dt.timedelta(seconds=3))  # type: ignore[no-untyped-call]
 
     def _not_ready(self, names: list[str]) -> list[str]:
         from vcci_ops.domain.workloads import Deployment, Rollout

@@ -11,9 +11,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from vcci_ops.domain import release_text
 from vcci_ops.domain.release_outcome import Ending, Facts, judge
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError
-from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
+from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
 from vcci_ops.operators.approval import DecisionOperator
-from vcci_ops.operators.release_act import ReadyOperator, approved, tell
+from vcci_ops.operators.release_act import ReadyOperator, approved
 from vcci_ops.operators.release_plan import APPROVAL, REQUEST, ReleaseJobOperator
 from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
+from vcci_ops.domain import release_text
 from vcci_ops.domain.jobs import JobRequest
 from vcci_ops.domain.migrations import read_offline_sql
 from vcci_ops.domain.plans import SHORT, canonical, plan_hash
 from vcci_ops.domain.release_plan import plan_markdown, schema_part
 from vcci_ops.domain.results import Result
 from vcci_ops.exceptions import Refused
-from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
+from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
 from vcci_ops.operators.approval import PlanApprovalOperator
 from vcci_ops.operators.base import RESULTS_KEY
 from vcci_ops.operators.jobs import PlatformJobOperator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from vcci_ops.hooks.registry import Registry
+    from vcci_ops.settings_release import Release
 
 REQUEST, IMAGES, SCHEMA, METRICS, BACKUP = (
     "validate.request",
@@ -87,31 +89,36 @@ class BuildImageOperator(PlatformJobOperator):
             raise Refused(
                 f"{self.repository} would have to be built; a dry run builds nothing, so it cannot plan further"
             )
-        image = next(image for image in release.images if image.repository == self.repository)
         tag = f"{release.registry or registry.host}/{self.repository}:sha-{asked['commit']}"
-        context_url = f"{PlatformRepository().url}#{asked['commit']}"
         return JobRequest(
             step=f"build-{self.repository.rpartition('/')[2]}",
             manifest="buildkit",
             image=release.build.image,
-            command=(
-                "buildctl-daemonless.sh",
-                "build",
-                "--frontend",
-                "dockerfile.v0",
-                "--opt",
-                f"context={context_url}",
-                "--opt",
-                f"filename={image.dockerfile}",
-                "--opt",
-                f"label:org.opencontainers.image.revision={asked['commit']}",
-                "--opt",
-                f"label:org.opencontainers.image.version={asked['version']}",
-                "--output",
-                f"type=image,name={tag},push=true",
-            ),
+            command=self._command(release, asked, f"{PlatformRepository().url}#{asked['commit']}", tag),
             timeout=release.build.timeout,
             keep=release.jobs.keep,
+        )
+
+    def _command(self, release: Release, asked: Mapping[str, Any], source: str, tag: str) -> tuple[str, ...]:
+        """Return BuildKit's command line. https://github.com/moby/buildkit#building-a-dockerfile-with-buildctl"""
+        image = next(image for image in release.images if image.repository == self.repository)
+        about = {"revision": asked["commit"], "version": asked["version"]}
+        options = {
+            "context": source,
+            "filename": image.dockerfile,
+            **{f"label:org.opencontainers.image.{name}": value for name, value in about.items()},
+            **{f"build-arg:{name.upper()}": value for name, value in about.items()},
+        }
+        login = ("--secret", "id=GIT_AUTH_TOKEN,env=GIT_AUTH_TOKEN") if release.build.git_login else ()
+        return (
+            "buildctl-daemonless.sh",
+            "build",
+            "--frontend",
+            "dockerfile.v0",
+            *(word for name, value in options.items() for word in ("--opt", f"{name}={value}")),
+            *login,
+            "--output",
+            f"type=image,name={tag},push=true",
         )
 
 
@@ -150,6 +157,9 @@ class ReleaseJobOperator(PlatformJobOperator):
     :param junit: ask pytest for its JUnit document, and keep it as evidence.
     """
 
+    verbatim = False
+    """Whether a program reads its output, so that nothing in it may be masked."""
+
     def __init__(self, *, step: str, command: str, junit: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.step = step
@@ -183,6 +193,7 @@ class ReleaseJobOperator(PlatformJobOperator):
             like=jobs.like,
             timeout=jobs.timeout,
             keep=jobs.keep,
+            verbatim=self.verbatim,
         )
 
 
@@ -191,6 +202,8 @@ class SchemaPlanOperator(ReleaseJobOperator):
 
     https://alembic.sqlalchemy.org/en/latest/offline.html
     """
+
+    verbatim = True
 
     def arguments(self, context: Context) -> tuple[str, ...] | None:
         """Return from where to where; None when the form asks for no migration."""
@@ -233,8 +246,8 @@ class PlanOperator(BaseOperator):
             name: {**workload, "to": images[release.image_of(name).repository]["reference"]}
             for name, workload in asked["workloads"].items()
         }
-        job = pulled(context, SCHEMA) or {}
-        migrations = read_offline_sql(job.get("output") or "")
+        job, current = pulled(context, SCHEMA) or {}, pulled(context, SCHEMA, "current")
+        migrations = read_offline_sql(job["output"], start=current) if job else []
         return {
             "kind": "deploy",
             "environment": acting.settings.environment,
@@ -242,7 +255,7 @@ class PlanOperator(BaseOperator):
             **{key: asked[key] for key in ("version", "from_version", "commit", "ref", "reason", "requested_by")},
             "images": images,
             "workloads": workloads,
-            "schema": schema_part(pulled(context, SCHEMA, "current"), migrations, apply=asked["migration"] == "auto"),
+            "schema": schema_part(current, migrations, apply=asked["migration"] == "auto"),
             "baseline": needed(context, METRICS),
             "watch": {"minutes": asked["watch_minutes"]},
             "changelog": asked["changelog"],
@@ -272,8 +285,14 @@ class DryRunGate(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Skip what follows, or let it pass."""
-        if Acting.of(context).params.get("dry_run") is not False:
+        acting = Acting.of(context)
+        if acting.params.get("dry_run") is not False:
             raise AirflowSkipException("dry run: the plan above is all; nothing was changed")
+        with failing_clearly():
+            plan = needed(context, PLAN)
+        tell(acting, "root", release_text.headline("waiting", plan), root=True)
+        if changes := needed(context, REQUEST).get("changelog_slack"):
+            tell(acting, "changes", changes)
 
 
 class ReleaseApprovalOperator(PlanApprovalOperator):

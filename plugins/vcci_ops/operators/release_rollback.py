@@ -106,6 +106,8 @@ class DowngradePlanOperator(ReleaseJobOperator):
     It must be the newer image: the older one does not have the scripts of the newer revisions.
     """
 
+    verbatim = True
+
     def image(self, context: Context) -> str:
         """Return the image that runs now."""
         return newer_image(context, needed(context, REQUEST)["workloads"])
@@ -138,15 +140,15 @@ class RollbackPlanOperator(PlanOperator):
 
     def _plan(self, context: Context, acting: Acting) -> dict[str, Any]:
         asked = needed(context, REQUEST)
-        job = pulled(context, SCHEMA) or {}
-        steps = read_offline_sql(job.get("output") or "")
-        current, keep = pulled(context, SCHEMA, "current"), asked["database"] == KEEP
+        job, current = pulled(context, SCHEMA) or {}, pulled(context, SCHEMA, "current")
+        target, keep = asked["database"], asked["database"] == KEEP
+        steps = read_offline_sql(job["output"], start=current, target=target) if job else []
         return {
             "kind": "rollback",
             "environment": acting.settings.environment,
             "namespace": acting.settings.kubernetes.namespace,
             **{key: asked[key] for key in ("version", "from_version", "reason", "requested_by", "workloads")},
-            "schema": {**schema_part(current, steps, apply=not keep), "to": current if keep else asked["database"]},
+            "schema": {**schema_part(current, steps, apply=not keep), "to": current if keep else target},
             "baseline": needed(context, METRICS),
             "watch": {"minutes": asked["watch_minutes"]},
         }
