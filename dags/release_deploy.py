@@ -136,12 +136,14 @@ with DAG(
         ),
         "images": Param(
             "existing",
+            type="string",
             enum=["existing", "build"],
             title="Images",
             description="existing: they are in the registry; build: build in the cluster what is missing",
         ),
         "migration": Param(
             "auto",
+            type="string",
             enum=["auto", "none"],
             title="Migration",
             description="auto: run the migrations that are due; none: leave the schema alone",
@@ -156,6 +158,7 @@ with DAG(
         ),
         "if_locked": Param(
             "refuse",
+            type="string",
             enum=["refuse", "wait"],
             title="If another change is under way",
             description="refuse this release, or wait for the other change to end",

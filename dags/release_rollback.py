@@ -108,6 +108,7 @@ with DAG(
         ),
         "if_locked": Param(
             "refuse",
+            type="string",
             enum=["refuse", "wait"],
             title="If another change is under way",
             description="refuse this rollback, or wait for the other change to end",
