@@ -106,10 +106,11 @@ def test_a_plain_path_will_do(origin: Origin, monkeypatch: pytest.MonkeyPatch) -
         assert repository.commit_of("main") == origin.git("rev-parse", "main")
 
 
-@pytest.mark.parametrize("ref", ["nowhere", "0" * 40, "deadbeef", "v9.9.9"])
-def test_a_ref_that_is_not_there_is_no_data(origin: Origin, ref: str) -> None:
-    with PlatformRepository() as repository, pytest.raises(NoData, match=f"no branch, tag or commit {ref}"):
-        repository.commit_of(ref)
+def test_a_ref_that_is_not_there_is_no_data(origin: Origin) -> None:
+    with PlatformRepository() as repository:
+        for ref in ("nowhere", "0" * 40, "deadbeef", "v9.9.9"):
+            with pytest.raises(NoData, match=f"no branch, tag or commit {ref}"):
+                repository.commit_of(ref)
 
 
 def test_a_commit_on_no_branch_is_not_released(origin: Origin) -> None:
@@ -120,48 +121,48 @@ def test_a_commit_on_no_branch_is_not_released(origin: Origin) -> None:
         repository.commit_of(lost)
 
 
-@pytest.mark.parametrize(
-    "ref",
-    [
-        *(
-            "-x",
-            "--upload-pack=/bin/id",
-            "",
-            " ",
-            "a b",
-            "main\n",
-            "main;id",
-            "$(id)",
-            "`id`",
-            "a..b",
-            "main^",
-            "main~1",
-        ),
-        *(
-            "main:README",
-            "@",
-            "main@{u}",
-            "ｍain",
-            "a//b",
-            "a.lock",
-            "a/",
-            "/a",
-            "a.",
-            ".a",
-            "x" * 300,
-            "a\0b",
-            "*",
-            "[a]",
-        ),
-        *("feature/.hidden", "ext::sh -c id", None, 7, "x" * 1_000_000),
-    ],
-)
-def test_a_hostile_ref_never_reaches_git(origin: Origin, ref: object) -> None:
+HOSTILE_REFS: list[object] = [
+    *(
+        "-x",
+        "--upload-pack=/bin/id",
+        "",
+        " ",
+        "a b",
+        "main\n",
+        "main;id",
+        "$(id)",
+        "`id`",
+        "a..b",
+        "main^",
+        "main~1",
+    ),
+    *(
+        "main:README",
+        "@",
+        "main@{u}",
+        "ｍain",
+        "a//b",
+        "a.lock",
+        "a/",
+        "/a",
+        "a.",
+        ".a",
+        "x" * 300,
+        "a\0b",
+        "*",
+        "[a]",
+    ),
+    *("feature/.hidden", "ext::sh -c id", None, 7, "x" * 1_000_000),
+]
+
+
+def test_a_hostile_ref_never_reaches_git(origin: Origin) -> None:
     with PlatformRepository() as repository:
-        for call in (repository.commit_of, lambda text: repository.create_tag(text, "main", "m", TAGGER)):
-            with pytest.raises(InvalidInput) as caught:
-                call(ref)  # type: ignore[operator]  # on purpose of other types, too
-            assert len(str(caught.value)) < 300
+        for ref in HOSTILE_REFS:
+            for call in (repository.commit_of, lambda text: repository.create_tag(text, "main", "m", TAGGER)):
+                with pytest.raises(InvalidInput) as caught:
+                    call(ref)  # type: ignore[operator]  # on purpose of other types, too
+                assert len(str(caught.value)) < 300
     assert list(origin.tags()) == ["v1.0.0"]
 
 
@@ -203,10 +204,12 @@ def test_files_of_a_commit(origin: Origin) -> None:
             repository.file("main", "big")
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../b", "", "a\nb", ".", "a//b", "a/", None, ":(top)README"])
-def test_a_hostile_path_is_refused_or_not_there(origin: Origin, path: object) -> None:
-    with PlatformRepository() as repository, pytest.raises((InvalidInput, NoData)):
-        repository.file("main", path)  # type: ignore[arg-type]  # on purpose of other types, too
+def test_a_hostile_path_is_refused_or_not_there(origin: Origin) -> None:
+    paths: list[object] = ["../x", "/etc/passwd", "a/../b", "", "a\nb", ".", "a//b", "a/", None, ":(top)README"]
+    with PlatformRepository() as repository:
+        for path in paths:
+            with pytest.raises((InvalidInput, NoData)):
+                repository.file("main", path)  # type: ignore[arg-type]  # on purpose of other types, too
 
 
 def test_the_copy_is_removed(origin: Origin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -335,10 +338,11 @@ def test_a_hook_of_the_server_may_say_no(origin: Origin) -> None:
     assert list(origin.tags()) == ["v1.0.0"]
 
 
-@pytest.mark.parametrize("tagger", ["", "Eve", "Eve <a> <b>", "Eve <a\nb>", "Eve\nobject 0 <a@b>", "Eve <>"])
-def test_a_tagger_is_a_name_and_an_address(origin: Origin, tagger: str) -> None:
-    with PlatformRepository() as repository, pytest.raises(InvalidInput, match=r"^tagger: "):
-        repository.create_tag("v1.1.0", "main", "m", tagger)
+def test_a_tagger_is_a_name_and_an_address(origin: Origin) -> None:
+    with PlatformRepository() as repository:
+        for tagger in ("", "Eve", "Eve <a> <b>", "Eve <a\nb>", "Eve\nobject 0 <a@b>", "Eve <>"):
+            with pytest.raises(InvalidInput, match=r"^tagger: "):
+                repository.create_tag("v1.1.0", "main", "m", tagger)
 
 
 def test_the_message_is_only_a_message(origin: Origin) -> None:

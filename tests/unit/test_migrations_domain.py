@@ -127,6 +127,15 @@ def test_output_that_was_cut_anywhere_is_refused_or_destructive(tree: Path) -> N
             assert worst(migration.classified() for migration in found) == DESTRUCTIVE, part
 
 
+def test_output_that_was_cut_between_migrations_is_refused_by_its_transaction(tree: Path) -> None:
+    text = alembic(tree, "upgrade", "0004_documents_and_reports:head")
+    for step in ("-- Running upgrade 0005", "-- Running upgrade 0006"):
+        at = text.index(step)
+        for part in (text[:at], text[at:]):
+            with pytest.raises(UnexpectedAnswer, match="it was cut"):
+                read_offline_sql(part)
+
+
 @pytest.mark.parametrize(
     "text",
     [

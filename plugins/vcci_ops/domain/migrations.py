@@ -120,6 +120,7 @@ def read_offline_sql(text: str, *, start: str | None = None, target: str | None 
         pieces[-1][1].append(line)
     preamble = pieces.pop(0)[1]
     _require_bookkeeping_only("\n".join(preamble))
+    _require_closed(["\n".join(preamble), *("\n".join(body) for _, body in pieces)])
     titles = dict(filter(None, map(_logged, lines)))
     found = [_migration(match, body, titles) for match, body in pieces if match]
     if found and (before := _without_log("\n".join(preamble)).strip()):
@@ -248,6 +249,18 @@ def _require_record(sql: str, revision: str) -> None:
     nodes = _nodes(sql) if "\0" not in sql else None  # what cannot be read is destructive, and says so
     if nodes is not None and not any(map(is_version_change, nodes)):
         raise UnexpectedAnswer(SYSTEM, f"its output has not all of migration {revision}; it was cut")
+
+
+def _require_closed(parts: list[str]) -> None:
+    """Refuse an output that begins a transaction and does not end it, or the other way round: it was cut."""
+    read = [_nodes(part) if "\0" not in part else None for part in parts]
+    if None in read:
+        return  # what cannot be read is destructive, and says so
+    begun = 0
+    for node in (node for nodes in read for node in nodes or () if type(node).__name__ == "TransactionStmt"):
+        begun += {"TRANS_STMT_BEGIN": 1, "TRANS_STMT_COMMIT": -1}.get(node.kind.name, 0)
+    if begun:
+        raise UnexpectedAnswer(SYSTEM, "its output begins or ends within a transaction; it was cut")
 
 
 def _require_ends(found: list[Migration], start: str | None, target: str | None) -> None:
