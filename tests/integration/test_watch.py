@@ -16,22 +16,26 @@ from typing import Any
 
 import psycopg
 import pytest
+import requests
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from sandbox.service import Sandbox, Service, wait_until
 from sandbox.services import postgres, redis
 from sandbox.services.api import Api
 from sandbox.services.kube import Kube
+from sandbox.services.messages import Messages
 from sandbox.services.prometheus import Prometheus
 from tests.conftest import RecordingTask
+from tests.integration.kube_fixtures import connect, furnished, played_plane, real_plane
 from vcci_ops.domain.watch import Sample
-from vcci_ops.domain.watched import expected_of
-from vcci_ops.exceptions import NoData
+from vcci_ops.domain.watched import change_of, expected_of
+from vcci_ops.exceptions import NoData, Refused
 from vcci_ops.hooks.history import upgrade
 from vcci_ops.hooks.kubernetes_writer import DEPLOYMENTS, KubernetesWriter
 from vcci_ops.hooks.prometheus_async import AsyncPrometheus
 from vcci_ops.hooks.samples import WatchSamples
 from vcci_ops.hooks.watch import MetricReader
+from vcci_ops.hooks.watch_live import LiveSources
 from vcci_ops.operators.watch import WatchOperator, WatchSubject
 from vcci_ops.settings import load_settings
 from vcci_ops.settings_watch import Watch
@@ -337,6 +341,26 @@ async def test_a_history_database_that_stays_away_holds_and_hands_the_samples_on
     assert len(event["unsaved"]) == event["samples"] > 0
 
 
+async def test_progress_is_one_message_in_the_thread_that_is_edited(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vcci_ops.triggers.watch.TALK_EVERY", 0.4)
+    slack = Messages()
+    await asyncio.to_thread(slack.start, servers.sandbox)
+    try:
+        await until(lambda: slack.ready(servers.sandbox))
+        for id_, connection in slack.connections(servers.sandbox).items():
+            monkeypatch.setenv(f"AIRFLOW_CONN_{id_.upper()}", json.dumps(connection))
+        thread = {"channel": "#vcci-ops", "dag_id": "release_deploy", "run_id": "talk", "key": "watch"}
+        assert (await fired(trigger(watch(), "talk", total=6, thread=thread)))["outcome"] == "passed"
+        said = await asyncio.to_thread(inbox, servers.sandbox)
+    finally:
+        await asyncio.to_thread(slack.stop, servers.sandbox)
+    (told,) = [message for message in said if message["text"].startswith("Watching")]
+    assert "of 6 samples: " in told["text"]
+    assert told["edited"]
+
+
 async def test_slack_that_fails_ends_no_watch(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
     thread = {"channel": "#nowhere", "dag_id": "d", "run_id": "r"}
     event = await fired(trigger(watch(), "slack", total=2, thread=thread))
@@ -429,6 +453,73 @@ def test_a_failed_watch_fails_the_task_after_publishing_why(servers: Servers) ->
     assert task.pushed["watch"] == {k: v for k, v in event.items() if k != "unsaved"}
 
 
+def test_a_task_that_is_killed_at_its_start_reads_as_held(servers: Servers) -> None:
+    given, task = context("op-killed")
+
+    class Killed(Watching):
+        def subject(self, context: Any) -> WatchSubject:
+            raise SystemExit(9)
+
+    with pytest.raises(SystemExit):
+        Killed().execute(given)
+    assert (task.pushed["watch"]["outcome"], task.pushed["watch"]["reason"]) == (
+        "held", "the watch did not come to its end",
+    )  # fmt: skip
+
+
+def test_a_trigger_that_dies_or_runs_out_of_time_is_held_and_pages(servers: Servers) -> None:
+    given, task = context("op-died")
+    operator = Watching()
+    with pytest.raises(TaskDeferred):
+        operator.execute(given)
+    with pytest.raises(AirflowFailException, match=r"^HELD: the watch itself broke off \(Trigger timeout\)"):
+        operator.resume_execution("__fail__", {"error": "Trigger timeout"}, given)
+    assert task.pushed["watch"]["outcome"] == "held"
+    assert len(operator.paged) == 1
+
+
+def test_an_autoscaler_does_not_end_a_watch_whose_subject_knows_the_generation_only(servers: Servers) -> None:
+    given, _ = context("op-digest")
+
+    class Plain(Watching):
+        def subject(self, context: Any) -> WatchSubject:
+            found = expected_of(deployment("frontend"))
+            plain = {"generation": found["generation"], "image": found["image"]}
+            return WatchSubject(workloads={"frontend": plain}, baseline={}, minutes=0.025)
+
+    with pytest.raises(TaskDeferred) as deferred:
+        Plain().execute(given)
+    assert deferred.value.trigger.workloads["frontend"] == expected_of(deployment("frontend"))
+
+
+def test_a_release_that_is_gone_before_the_watch_begins_is_superseded(servers: Servers) -> None:
+    given, task = context("op-refused")
+
+    class Gone(Watching):
+        def subject(self, context: Any) -> WatchSubject:
+            raise Refused("frontend runs v9: somebody changed it")
+
+    with pytest.raises(AirflowFailException, match=r"^SUPERSEDED: frontend runs v9"):
+        Gone().execute(given)
+    assert task.pushed["watch"]["outcome"] == "superseded"
+
+
+async def test_a_fault_of_the_watch_itself_holds(servers: Servers, monkeypatch: Any) -> None:
+    def broken(self: Any, *_: Any, **__: Any) -> Any:
+        raise KeyError("bug")
+
+    async def broken_later(self: Any, *_: Any, **__: Any) -> Any:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(AsyncPrometheus, "vector", broken_later)
+    event = await fired(trigger(watch(), "bug", total=9))
+    assert event["outcome"] == "held", event
+    assert "Prometheus could not be asked: KeyError" in event["reason"]
+    monkeypatch.setattr(Watcher, "_begin", broken)
+    event = await fired(trigger(watch(), "bug2", total=9))
+    assert "fault of its own (KeyError" in event["reason"]
+
+
 def test_what_could_not_be_stored_by_the_trigger_is_stored_by_the_task(servers: Servers) -> None:
     given, _ = context("op-unsaved")
     sample = Sample(0, time.time(), time.time(), ())
@@ -447,6 +538,11 @@ def dsn(servers: Servers) -> dict[str, Any]:
     given = servers.connections["vcci_ops_db"]
     names = {"host": "host", "port": "port", "login": "user", "password": "password", "schema": "dbname"}
     return {new: given[old] for old, new in names.items()}
+
+
+def inbox(sandbox: Sandbox) -> list[dict[str, Any]]:
+    found = requests.get(f"http://127.0.0.1:{sandbox.port('inbox')}/api/slack", timeout=5).json()
+    return list(found["messages"])
 
 
 async def until(probe: Callable[[], Any], seconds: float = 30.0) -> None:
@@ -474,3 +570,39 @@ def test_it_says_what_a_new_instance_needs() -> None:
         },
     )
     assert Watcher(made).due(2) == 2.5
+
+
+# On both control planes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.kube
+@pytest.mark.parametrize("name", ["played", "real"])
+def test_pods_and_changes_are_seen_with_exactly_the_shipped_rights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        played_plane(tmp_path) if name == "played" else real_plane() as admin,
+        furnished(name, admin, tmp_path) as plane,
+    ):
+        plane.deploy("frontend", replicas=2)
+        plane.wait_ready("frontend")
+        connect(monkeypatch, plane.checks_config)
+        live = LiveSources(plane.namespace, ["frontend"], settings=SETTINGS, window=60, grace=0)
+        found = live.read("kubernetes", ["restarts", "not_ready"])
+        assert [getattr(found[id_], "value", found[id_]) for id_ in ("restarts", "not_ready")] == [0.0, 0.0]
+        expected = expected_of(live.manifests()["frontend"])
+        plane.kubectl("scale", "deployment/frontend", "--replicas=3", "-n", plane.namespace)
+        assert change_of("frontend", expected, live.manifests()["frontend"]) == ""
+        plane.kubectl("set", "image", "deployment/frontend", "frontend=vcci/frontend:bad", "-n", plane.namespace)
+        changed = change_of("frontend", expected, live.manifests()["frontend"])
+        assert changed.startswith("Deployment frontend runs vcci/frontend:bad instead of vcci/frontend:v2")
+        if name == "real":
+            assert "last written by kubectl" in changed
+        wait_until("a pod that is not ready", lambda: _value(live, "not_ready") >= 1, seconds=40)
+        missing = LiveSources(plane.namespace, ["nobody"], settings=SETTINGS, window=60, grace=0)
+        assert str(missing.read("kubernetes", ["restarts"])["restarts"]).startswith("Deployment nobody in namespace")
+        assert change_of("nobody", expected, missing.manifests().get("nobody")) == "Deployment nobody is gone"
+
+
+def _value(live: LiveSources, id_: str) -> float:
+    return getattr(live.read("kubernetes", [id_])[id_], "value", None) or 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from asgiref.sync import sync_to_async
 
 from vcci_ops.domain.watch import HOUR, WEEK, Reading
-from vcci_ops.exceptions import MeasurementError, NoData, UnexpectedAnswer, Unreachable
+from vcci_ops.exceptions import MeasurementError, NoData, OpsError, UnexpectedAnswer, Unreachable
 from vcci_ops.hooks.watch_live import Connections, Found, LiveSources
 from vcci_ops.settings import Settings, load_settings
 from vcci_ops.settings_watch import Watch, WatchMetric
@@ -21,6 +22,7 @@ from vcci_ops.settings_watch import Watch, WatchMetric
 if TYPE_CHECKING:
     from vcci_ops.hooks.prometheus_async import AsyncPrometheus
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 Vector = list[tuple[dict[str, str], float]]
 THREADS = 16
@@ -194,11 +196,18 @@ class MetricReader:
         """Wait for a call no longer than a sample may take.
 
         :raises Unreachable: when the time is over.
+        :raises MeasurementError: whatever else went wrong: it is an answer that could not be had.
         """
         try:
             return await asyncio.wait_for(call, self.watch.deadline)
         except TimeoutError:
             raise Unreachable(system, f"no answer within {self.watch.deadline:.3g} s") from None
+        except OpsError as error:
+            raise error if isinstance(error, MeasurementError) else MeasurementError(str(error)) from error
+        except Exception as error:
+            log.exception("Asking %s has a fault of its own", system)
+            what = f"{system} could not be asked: {type(error).__name__} (see the task's log)"
+            raise MeasurementError(what) from error
 
 
 def queries(metric: WatchMetric, window: float) -> tuple[str, str]:

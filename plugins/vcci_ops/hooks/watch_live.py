@@ -209,7 +209,10 @@ class LiveSources:
         past = History(self.connections.history).snapshots(
             self.settings.environment, "signatures", now, days=KNOWN_DAYS
         )
-        fresh = [kind.signature for kind in self._log_reader(window).read().signatures.most_common()]
+        reading = self._log_reader(window).read()
+        if not reading.logs:
+            raise NoData(f"none of the {reading.pods} pods of {self.settings.logs.workload} has a log to compare with")
+        fresh = [kind.signature for kind in reading.signatures.most_common()]
         older = [item["signature"] for _, found in past for item in found]
         return list(dict.fromkeys((*fresh, *older)))[:MOST_KNOWN]
 

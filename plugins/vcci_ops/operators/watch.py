@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from vcci_ops.domain.watch import Outcome, Sample, WatchState, event_of
@@ -28,6 +29,7 @@ WATCH_KEY = "watch"
 """XCom key of what became of the watch."""
 GRACE = 6 * 3600.0
 """Seconds beyond its planned end after which a watch that nobody carries on (no triggerer) ends the task failed."""
+UNFINISHED = "the watch did not come to its end"
 _AGAIN = frozenset({Outcome.HELD, Outcome.INCONCLUSIVE})
 """Outcomes after which a cleared task watches anew; the others stand."""
 
@@ -36,9 +38,9 @@ _AGAIN = frozenset({Outcome.HELD, Outcome.INCONCLUSIVE})
 class WatchSubject:
     """What is watched.
 
-    :param workloads: name of a Deployment → ``generation`` and ``image`` that it has now, and best ``spec`` as well
-        (:func:`~vcci_ops.domain.watched.expected_of`); without it, a change of replicas between this and the
-        watch's begin counts as a change of the release.
+    :param workloads: name of a Deployment → ``generation`` and ``image`` that it has now; with ``spec`` as
+        well (:func:`~vcci_ops.domain.watched.expected_of`) where time may pass until the watch begins: without it,
+        a change of replicas in that time counts as a change of the release.
     :param baseline: what :meth:`MetricReader.baseline` found before the release.
     :param minutes: how long; default: the settings'.
     """
@@ -111,15 +113,12 @@ class WatchOperator(BaseOperator):
     def execute(self, context: Context) -> None:
         """Begin the watch, or find the one that this run has begun; then wait deferred."""
         book = _Book(self, context)
+        # Whatever kills this task: who reads what became of the watch must not take its silence for a failed release.
+        context["ti"].xcom_push(key=WATCH_KEY, value=self._unwatched(book, Outcome.HELD, UNFINISHED))
         try:
-            begun = book.begun() or book.begin(self.subject(context), self._settings)
+            begun = book.begun() or book.begin(self._with_digests(self.subject(context)), self._settings)
         except Refused as error:
-            state = WatchState(self._settings, 0)
-            now = time.time()
-            event = event_of(
-                state, Outcome.SUPERSEDED, watch=book.watch, started_at=now, ended_at=now, reason=str(error)
-            )
-            self._finish(context, book, event)
+            self._finish(context, book, self._unwatched(book, Outcome.SUPERSEDED, str(error)))
             return
         except Unreachable as error:
             raise AirflowException(str(error)) from error
@@ -157,6 +156,17 @@ class WatchOperator(BaseOperator):
         """Publish what became of the watch, then end as it says."""
         self._finish(context, _Book(self, context), event)
 
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after the wait; a trigger that failed or ran out of time is a watch that nobody kept: held."""
+        if next_method != TRIGGER_FAIL_REPR:
+            return super().resume_execution(next_method, next_kwargs, context)
+        given = next_kwargs or {}
+        for line in given.get("traceback") or ():
+            self.log.error("%s", line.rstrip())
+        book = _Book(self, context)
+        why = f"the watch itself broke off ({given.get('error', 'unknown')}); its samples so far are stored"
+        return self._finish(context, book, self._unwatched(book, Outcome.HELD, why))
+
     def page(self, subject: str, text: str) -> None:
         """Call the on-call."""
         from vcci_ops.hooks.pager import page
@@ -168,6 +178,26 @@ class WatchOperator(BaseOperator):
     @property
     def _settings(self) -> Watch:
         return self.watch or load_settings().release.watch
+
+    def _with_digests(self, subject: WatchSubject) -> WatchSubject:
+        """Add what tells an autoscaler's change from others, to Deployments that are still as the subject says."""
+        from vcci_ops.hooks.watch import MetricReader
+
+        lacking = [name for name, expected in subject.workloads.items() if "spec" not in expected]
+        if not lacking:
+            return subject
+        reader = MetricReader(self._settings, self.namespace, workloads=lacking, connections=self.connections)
+        workloads = dict(subject.workloads)
+        for name, manifest in reader.live.manifests().items():
+            now = expected_of(manifest, str(workloads[name].get("image") or ""))
+            if now["generation"] == workloads[name]["generation"]:
+                workloads[name] = now
+        return dataclasses.replace(subject, workloads=workloads)
+
+    def _unwatched(self, book: _Book, outcome: Outcome, reason: str) -> dict[str, Any]:
+        now = time.time()
+        state = WatchState(self._settings, 0)
+        return event_of(state, outcome, watch=book.watch, started_at=now, ended_at=now, reason=reason)
 
     def _thread(self, context: Context) -> dict[str, str] | None:
         channel = load_settings().slack.channel if self.channel is None else self.channel

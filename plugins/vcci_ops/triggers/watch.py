@@ -25,6 +25,7 @@ AT_ONCE = 8
 """Samples that are made up at the same time."""
 TALK_EVERY = 10.0
 """Seconds between two edits of the Slack message, at least."""
+TALK_WITHIN = 15.0
 _LEVELS = {Verdict.PASS: logging.INFO, Verdict.INCONCLUSIVE: logging.WARNING}
 
 
@@ -120,6 +121,16 @@ class Watcher:
 
     async def run(self) -> dict[str, Any]:
         """Watch until it is decided; return the event."""
+        try:
+            ended = await self._until_decided()
+        except Exception as error:  # a fault of ours is no fault of the release: nobody may roll back for it
+            self.log.exception("The watch has a fault of its own")
+            ended = Outcome.HELD, f"the watch has a fault of its own ({type(error).__name__}, see the task's log)"
+        if self._talking:  # so that it does not come after what the task says last
+            await asyncio.wait([self._talking])
+        return self._event(*ended)
+
+    async def _until_decided(self) -> tuple[Outcome, str]:
         running: dict[int, asyncio.Task[None]] = {}
         async with AsyncPrometheus(self.connections.prometheus) as prometheus:
             try:
@@ -132,9 +143,7 @@ class Watcher:
                 for task in running.values():
                     task.cancel()
                 await asyncio.gather(*running.values(), return_exceptions=True)
-        if self._talking:  # so that it does not come after what the task says last
-            await asyncio.wait([self._talking])
-        return self._event(*ended)
+        return ended
 
     # The clock --------------------------------------------------------------------------------------
 
@@ -275,7 +284,7 @@ class Watcher:
 
     async def _say(self, thread: Mapping[str, str], text: str) -> None:
         try:
-            await self.reader.within("Slack", in_thread(lambda: say(thread, self.connections, text), "slack"))
+            await asyncio.wait_for(in_thread(lambda: say(thread, self.connections, text), "slack"), TALK_WITHIN)
         except Exception as error:  # whatever it is, it must not end the watch
             self.log.warning("The Slack thread was not told (%s); the watch goes on", type(error).__name__)
 
