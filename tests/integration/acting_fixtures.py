@@ -25,11 +25,15 @@ class Ti:
 
     def __init__(self, states: dict[str, str] | None = None) -> None:
         self.pushed: dict[str, Any] = {}
+        self.pulled: dict[tuple[str, str], Any] = {}
         self.states = states or {}
 
     def xcom_push(self, key: str, value: Any) -> None:
         json.dumps(value)
         self.pushed[key] = value
+
+    def xcom_pull(self, task_ids: str, key: str = "return_value") -> Any:
+        return self.pulled.get((task_ids, key))
 
     def get_dagrun_state(self, dag_id: str, run_id: str) -> str:
         from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
@@ -38,7 +42,8 @@ class Ti:
         try:
             return self.states[f"{dag_id}/{run_id}"]
         except KeyError:
-            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR)) from None
+            missing = ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404})
+            raise AirflowRuntimeError(missing) from None
 
 
 def context(run_id: str = "r1", *, states: dict[str, str] | None = None, **params: Any) -> Any:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from vcci_ops.exceptions import InvalidInput, LockHeld, Refused
+from vcci_ops.exceptions import InvalidInput, LockHeld, Refused, Unreachable
 from vcci_ops.hooks.lease import NAME, ChangeLock, LockState
-from vcci_ops.operators.acting import Acting, failing_clearly
+from vcci_ops.operators.acting import Acting, failing_clearly, needed
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 REFUSE, WAIT = "refuse", "wait"
 REASON_LENGTH = 10
 """Characters that a reason has at least."""
+MOST = 500
+"""Characters that a reason and a holder's name have at most."""
 _SLACK = 300.0
 """Seconds after which Airflow itself ends a wait that the triggerer should have ended."""
 
@@ -188,17 +190,19 @@ class BreakChangeLockOperator(_LockOperator):
     def _check_input(self) -> None:
         if str(self.confirm).lower() != "true":
             raise InvalidInput("confirm", self.confirm, "true: you have looked at what the run left half-way")
-        if len(self.reason.strip()) < REASON_LENGTH:
-            raise InvalidInput("reason", self.reason, f"at least {REASON_LENGTH} characters that say why")
-        if not all(self.expected_holder.strip().partition("/")):
+        if not REASON_LENGTH <= len(self.reason.strip()) <= MOST:
+            raise InvalidInput("reason", self.reason, f"{REASON_LENGTH} to {MOST} characters that say why")
+        if len(self.expected_holder) > MOST or not all(self.expected_holder.strip().partition("/")):
             raise InvalidInput("expected_holder", self.expected_holder, "dag_id/run_id, as the Lease has it")
 
     def _state_of_holder(self, context: Context) -> str:
         dag_id, _, run_id = self.expected_holder.partition("/")
         try:
             state = str(context["ti"].get_dagrun_state(dag_id, run_id))
-        except AirflowRuntimeError:
-            return "unknown to this Airflow"
+        except AirflowRuntimeError as error:
+            if (error.error.detail or {}).get("status_code") == 404:
+                return "unknown to this Airflow"
+            raise Unreachable("Airflow", f"cannot say whether {self.expected_holder} still runs") from None
         state = getattr(state, "value", state)
         if state in ("running", "queued") and str(self.even_if_running).lower() != "true":
             raise Refused(
@@ -207,6 +211,35 @@ class BreakChangeLockOperator(_LockOperator):
                 "does not help, tick `even_if_running`"
             )
         return state
+
+
+class TellLockBrokenOperator(BaseOperator):
+    """Tell Slack that a lock was broken; a repeated task edits its message.
+
+    :param break_task_id: task that broke it.
+    :param channel: ``#name`` or id.
+    """
+
+    ui_color = "#dbe9f6"
+
+    def __init__(self, *, break_task_id: str, channel: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.break_task_id = break_task_id
+        self.channel = channel
+
+    def execute(self, context: Context) -> None:
+        """Post it."""
+        from vcci_ops.domain.mrkdwn import escape
+        from vcci_ops.hooks.thread import RunThread
+
+        run = context["dag_run"]
+        with failing_clearly():
+            broken = needed(context, self.break_task_id)
+            text = (
+                f":warning: *Break glass*: {escape(broken['by'])} took the {escape(broken['summary'])}\n"
+                f"Airflow says that run is: {escape(broken['holder_state'])}"
+            )
+            RunThread(self.channel, str(run.dag_id), str(run.run_id)).say("lock-broken", text, root=True)
 
 
 def _clock(moment: float) -> str:
