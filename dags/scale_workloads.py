@@ -81,7 +81,7 @@ with DAG(
     schedule=None,
     catchup=False,
     max_active_runs=4,
-    dagrun_timeout=dt.timedelta(seconds=scaling.until_at_most) + DAY,
+    dagrun_timeout=dt.timedelta(seconds=scaling.until_at_most) + 2 * DAY,
     on_failure_callback=tell_of_silence,
     tags=[CHANGES_PRODUCTION, ON_DEMAND],
     default_args={
@@ -177,13 +177,13 @@ with DAG(
             retry_delay=dt.timedelta(minutes=1),
             on_failure_callback=tell_on_call,
         )
-        ready_again = ScaleReadyOperator(task_id="ready", namespace=namespace, put_back=True)
+        ready_again = ScaleReadyOperator(task_id="ready", namespace=namespace, put_back_task_id=back.task_id)
         unlock_again = ReleaseChangeLockOperator(task_id="unlock", namespace=namespace)
         report_again = ScaleReportOperator(
             task_id="report",
             namespace=namespace,
             channel=settings.slack.channel,
-            put_back=True,
+            put_back_task_id=back.task_id,
             trigger_rule="all_done",
             on_failure_callback=tell_on_call,
         )

@@ -408,8 +408,8 @@ def test_an_autoscaler_is_moved_not_fought_and_put_back(run: Callable[..., Run],
     assert bounds(fresh, "worker") == "2 3"
     assert hold(fresh, "hpa/worker") == ""
     if fresh.name == "played":  # the real controller takes 15 s to look
-        made.ready(put_back=True)
-        made.report(put_back=True)
+        made.ready(put_back_task_id="put_back.apply")
+        made.report(put_back_task_id="put_back.apply")
 
 
 def test_several_autoscalers_at_one_workload_are_refused(run: Callable[..., Run], fresh: Plane) -> None:
@@ -445,8 +445,8 @@ def test_an_end_time_puts_back_what_was_there(run: Callable[..., Run], fresh: Pl
         operator.execute({"dag_run": run_, "params": made.params})  # type: ignore[typeddict-item]
     assert deferred.value.trigger.moment.isoformat()[:16] == made.params["until"][:16]
     assert made.put_back() == {"backend-api": "put back", "worker": "put back"}
-    made.ready(put_back=True)
-    rows = made.report(put_back=True)
+    made.ready(put_back_task_id="put_back.apply")
+    rows = made.report(put_back_task_id="put_back.apply")
     assert rows[1:] == [["backend-api", "2", "2", "2", "2"], ["worker", "2", "2", "2", "2"]]
     assert hold(fresh, "deployment/worker") == ""
     assert [summary for _, _, summary in changes(made)][1] == "put back after custom: backend-api: 3 → 2; worker: 4 → 2"
@@ -459,9 +459,9 @@ def test_what_somebody_changed_meanwhile_is_left_alone_and_said_loudly(run: Call
     outcome = made.put_back()
     assert outcome["backend-api"] == "put back"
     assert "left alone: worker: somebody else made it 1" in outcome["worker"]
-    made.ready(put_back=True)
+    made.ready(put_back_task_id="put_back.apply")
     with pytest.raises(AirflowFailException, match="left alone: worker: somebody else made it 1"):
-        made.report(put_back=True)
+        made.report(put_back_task_id="put_back.apply")
     assert (size(fresh, "backend-api"), size(fresh, "worker")) == (2, 1)
 
 

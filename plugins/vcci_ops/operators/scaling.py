@@ -6,6 +6,7 @@ so that a run whose tasks are killed and cleared puts back the right thing.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from vcci_ops.hooks.scaling import Scaler
 
 PLAN, APPLIED, PUT_BACK = "plan", "scale", "scale.put-back"
-"""XCom key of the plan; steps of the journal: what a run changes, kept before it does; what it put back."""
-LEFT_ALONE = "left alone"
+"""XCom key of the plan; steps of the journal: what a run changes, kept before it does; that it began to put back."""
+BACK = "put back"
 _SLACK = 300.0
 """Seconds after which Airflow itself ends a wait that the triggerer should have ended."""
 
@@ -209,17 +210,17 @@ class ScaleApplyOperator(ScalingOperator):
 class ScaleReadyOperator(ScalingOperator):
     """Wait, deferred, until the workloads that were changed are as large as they shall be.
 
-    :param put_back: wait for what was put back instead of what was applied.
+    :param put_back_task_id: task that put back: wait for that instead of what was applied.
     :param within: seconds; default: ``scaling.ready_within`` of the settings.
     :param poll: seconds between two looks.
     :raises AirflowFailException: when the time is up, with what is wrong with the pods; or somebody else changed it.
     """
 
     def __init__(
-        self, *, put_back: bool = False, within: float | None = None, poll: float = 2.0, **kwargs: Any
+        self, *, put_back_task_id: str = "", within: float | None = None, poll: float = 2.0, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.put_back = put_back
+        self.put_back_task_id = put_back_task_id
         self.within = within
         self.poll = poll
 
@@ -228,7 +229,7 @@ class ScaleReadyOperator(ScalingOperator):
         from vcci_ops.triggers.scaling import ScaleTrigger
 
         with failing_clearly():
-            wanted = self._wanted(Acting.of(context))
+            wanted = self._wanted(context)
         if not wanted:
             raise AirflowSkipException("there is nothing to wait for")
         within = self.within or Acting.of(context).settings.scaling.ready_within
@@ -245,24 +246,24 @@ class ScaleReadyOperator(ScalingOperator):
         """Pass when they are there."""
         with failing_clearly():
             if event["status"] != "done":
-                problems = self._problems(Acting.of(context)) if event["status"] == "failed" else []
+                problems = self._problems(context) if event["status"] == "failed" else []
                 raise ChangeFailed("; ".join((f"not as it shall be: {event['message']}", *problems)))
         self.log.info("%s", event["message"])
 
-    def _wanted(self, acting: Acting) -> dict[str, dict[str, Any]]:
-        plan = begun(acting)
+    def _wanted(self, context: Context) -> dict[str, dict[str, Any]]:
+        plan = begun(Acting.of(context))
         changes = [change for change in plan.changes if not change.nothing] if plan else []
-        if not self.put_back:
-            return {change.name: _json(change.after) for change in changes}
-        outcome = acting.journal.recall(PUT_BACK) or {}
-        return {c.name: _json(c.before) for c in changes if outcome.get(c.name, LEFT_ALONE) == "put back"}
+        if not self.put_back_task_id:
+            return {change.name: dataclasses.asdict(change.after) for change in changes}
+        outcome = needed(context, self.put_back_task_id)
+        return {c.name: dataclasses.asdict(c.before) for c in changes if outcome.get(c.name) == BACK}
 
-    def _problems(self, acting: Acting) -> list[str]:
+    def _problems(self, context: Context) -> list[str]:
         from vcci_ops.domain.pods import bounded, problem_of
 
         found = []
         try:
-            for name in self._wanted(acting):
+            for name in self._wanted(context):
                 selector = self.scaler.deployment(self.namespace, name).selector
                 pods = self.scaler.pods(self.namespace, selector)
                 found += [problem for pod in pods if (problem := problem_of(pod, {}, time.time()))]
@@ -299,23 +300,22 @@ class ScalePutBackOperator(ScalingOperator):
     """
 
     def execute(self, context: Context) -> dict[str, str]:
-        """Put back."""
+        """Put back, and return what became of each workload."""
         with failing_clearly():
             acting = Acting.of(context)
             self.require_lock(acting)
             plan = begun(acting)
             if plan is None:
                 raise NoData("this run has changed nothing")
-            outcome = {c.name: self._back(c, acting) for c in plan.changes if not c.nothing}
-            noted = acting.journal.remember(PUT_BACK, outcome)
-            back = "; ".join(
-                f"{c.name}: {c.after} → {c.before}" for c in plan.changes if noted.get(c.name) == "put back"
-            )
+            acting.journal.remember(PUT_BACK, {"until": plan.to_dict()["until"]})
+            outcome = {change.name: self._back(change) for change in plan.changes if not change.nothing}
+            back = [f"{c.name}: {c.after} → {c.before}" for c in plan.changes if outcome.get(c.name) == BACK]
             if back:
-                acting.journal.changed("scale", acting.requested_by, f"put back after {plan.profile}: {back}", noted)
-        return {name: str(said) for name, said in noted.items()}
+                summary = f"put back after {plan.profile}: {'; '.join(back)}"
+                acting.journal.changed("scale", acting.requested_by, summary, outcome)
+        return outcome
 
-    def _back(self, change: Change, acting: Acting) -> str:
+    def _back(self, change: Change) -> str:
         from vcci_ops.hooks.scaling import apply
 
         try:
@@ -326,9 +326,9 @@ class ScalePutBackOperator(ScalingOperator):
             apply(self.scaler, self.namespace, back, None)
         except Refused as error:
             self.log.error("%s", error)
-            return f"{LEFT_ALONE}: {error}"
+            return f"left alone: {error}"
         self.log.info("%s: put back to %s", change.name, change.before)
-        return "put back"
+        return BACK
 
 
 class ScaleReportOperator(ScalingOperator):
@@ -336,17 +336,17 @@ class ScaleReportOperator(ScalingOperator):
 
     With ``trigger_rule="all_done"``: it runs whatever happened, and its end is the run's.
 
-    :param put_back: report what was put back.
+    :param put_back_task_id: task that put back: report that instead of what was applied.
     :param channel: Slack channel; templated.
     :param plan_task_id: task that left the plan.
     """
 
     template_fields = ("namespace", "channel")
 
-    def __init__(self, *, channel: str, put_back: bool = False, plan_task_id: str = "plan", **kwargs: Any) -> None:
+    def __init__(self, *, channel: str, put_back_task_id: str = "", plan_task_id: str = "plan", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channel = channel
-        self.put_back = put_back
+        self.put_back_task_id = put_back_task_id
         self.plan_task_id = plan_task_id
 
     def execute(self, context: Context) -> list[list[str]]:
@@ -354,7 +354,8 @@ class ScaleReportOperator(ScalingOperator):
         with failing_clearly():
             acting = Acting.of(context)
             plan = self._plan(acting, context)
-            rows, wrong = self._rows(plan, acting.journal.recall(PUT_BACK) or {})
+            outcome = pulled(context, self.put_back_task_id) if self.put_back_task_id else None
+            rows, wrong = self._rows(plan, outcome or {})
             for line in scaling.table(rows):
                 self.log.info("%s", line)
             self._tell(acting, plan, rows, wrong)
@@ -364,13 +365,14 @@ class ScaleReportOperator(ScalingOperator):
 
     def _plan(self, acting: Acting, context: Context) -> ScalePlan:
         plan = begun(acting)
+        if self.put_back_task_id and (plan is None or plan.until is None):
+            raise AirflowSkipException("there is nothing to put back")
         planned = pulled(context, self.plan_task_id, PLAN)
         if plan is None and planned is None:
             raise ChangeFailed(f"there is no plan, nothing was changed: see the task {self.plan_task_id}")
-        plan = plan or ScalePlan.from_dict(planned)
-        if plan.dry_run or plan.nothing or (self.put_back and plan.until is None):
+        if plan is None and (planned["dry_run"] or ScalePlan.from_dict(planned).nothing):
             raise AirflowSkipException("there is nothing to report")
-        if begun(acting) is None:
+        if plan is None:
             raise ChangeFailed("nothing was changed: see the tasks before this one")
         return plan
 
@@ -379,11 +381,11 @@ class ScaleReportOperator(ScalingOperator):
         wrong: list[str] = []
         for change in plan.changes:
             (now,) = self.scaler.standings(self.namespace, [change.name])
-            wanted = change.before if self.put_back else change.after
+            wanted = change.before if self.put_back_task_id else change.after
             rows.append((change.name, str(change.before), str(wanted), str(now.size), str(now.available)))
             if change.nothing:
                 continue
-            if self.put_back and outcome.get(change.name) != "put back":
+            if self.put_back_task_id and outcome.get(change.name) != BACK:
                 wrong.append(outcome.get(change.name, f"{change.name}: was not put back; it should be {wanted}"))
             elif not now.size.same(wanted) or now.available < (wanted.least or wanted.replicas):
                 wrong.append(f"{change.name}: is {now.size} with {now.available} available, should be {wanted}")
@@ -397,11 +399,7 @@ class ScaleReportOperator(ScalingOperator):
         until = f" until {plan.until:%Y-%m-%d %H:%M} UTC" if plan.until else ""
         asked = f"*Scaling to {escape(plan.profile)}*{until}, asked for by {escape(plan.requested_by)}"
         thread.say("asked", f"{asked}: {escape(plan.reason)}", root=True)
-        verdict = "*Put back*" if self.put_back else "*Done*"
+        verdict = "*Put back*" if self.put_back_task_id else "*Done*"
         lines = [f":red_circle: {escape(said)}" for said in wrong] or [f":white_check_mark: {verdict}"]
         shown = escape("\n".join(scaling.table(rows)))
-        thread.say("put-back" if self.put_back else "done", "\n".join([*lines, f"```{shown}```"]))
-
-
-def _json(size: Size) -> dict[str, Any]:
-    return {"replicas": size.replicas, "least": size.least, "most": size.most}
+        thread.say("put-back" if self.put_back_task_id else "done", "\n".join([*lines, f"```{shown}```"]))
