@@ -159,7 +159,6 @@ class PlanApprovalOperator(QuestionOperator):
             within=within,
             **kwargs,
         )
-        del self.body  # the provider keeps the text here; ours is made when it is asked for
         self.plan_task_id = plan_task_id
         self.own_approval = own_approval
         self.approvers = approvers
@@ -172,10 +171,10 @@ class PlanApprovalOperator(QuestionOperator):
         where = plan.get("environment") or load_settings().environment
         return f"Approve {what} on {where}, plan {plan_hash(plan)[:SHORT]}"
 
-    def body(self, context: Context) -> str:  # type: ignore[override]  # the provider has a text of that name
+    def plan_body(self, context: Context, plan: Mapping[str, Any]) -> str:
         """Return what the approver reads, in Markdown; cut when it is very long."""
-        plan = json.dumps(self._plan(context), indent=1, sort_keys=True)
-        return f"```json\n{plan.replace('```', '` ` `')}\n```"
+        text = json.dumps(plan, indent=1, sort_keys=True)
+        return f"```json\n{text.replace('```', '` ` `')}\n```"
 
     def announcement(self, context: Context, plan: Mapping[str, Any]) -> str:
         """Return what Slack is told, in its mrkdwn."""
@@ -195,7 +194,9 @@ class PlanApprovalOperator(QuestionOperator):
         for notifier in self.notifiers:
             notifier(context)
         self.tell(context, self.announcement(context, plan))
-        raise self._ask(context, self.body(context), {"deadline": self._deadline(), "plan_hash": digest, "votes": []})
+        raise self._ask(
+            context, self.plan_body(context, plan), {"deadline": self._deadline(), "plan_hash": digest, "votes": []}
+        )
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], state: dict[str, Any] | None = None
@@ -274,7 +275,7 @@ class PlanApprovalOperator(QuestionOperator):
         self.log.warning("%s. Asking again", note)
         self.tell(context, f"{self.announcement(context, plan)}\n{release_text.approval_note(note)}")
         self.subject = self.title(context, plan)
-        return self._ask(context, self.body(context), state)
+        return self._ask(context, self.plan_body(context, plan), state)
 
     def _plan(self, context: Context) -> dict[str, Any]:
         plan = context["ti"].xcom_pull(task_ids=self.plan_task_id)
