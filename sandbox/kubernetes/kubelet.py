@@ -67,10 +67,11 @@ def container_statuses(
     :param pulled: the images of those containers that were pulled, by the container's name.
     """
     shown = {"state": state, "lastState": last or {}, "ready": ready, "restartCount": restarts}
+    before = {status["name"]: status["imageID"] for status in (pod.get("status") or {}).get("containerStatuses") or ()}
     found = []
     for container in pod["spec"]["containers"]:
         image = (pulled or {}).get(container["name"])
-        id_ = _image_id(container["image"], state, image.digest if image else "")
+        id_ = before.get(container["name"]) or _image_id(container["image"], state, image.digest if image else "")
         names = {"name": container["name"], "image": container["image"], "imageID": id_}
         found.append({**names, **shown, "started": "running" in state})
     return found
