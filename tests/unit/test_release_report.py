@@ -76,8 +76,8 @@ def report(**change: Any) -> ReleaseReport:
         ("Watch", "failed", 720.0, "error rate 4.2 % is above 1 %, 3 samples failed"),
         ("Roll back backend-api", "success", 61.0, ""), ("Build images", "skipped", None, "the registry has them"),
     ]  # fmt: skip
-    cases = [{"name": "test_login", "status": "passed", "seconds": 0.4},
-             {"name": "test_export", "status": "failed", "seconds": 1.2, "message": "assert 500 == 200"}]  # fmt: skip
+    cases = [{"name": "test_login", "outcome": "passed", "message": ""},
+             {"name": "test_export", "outcome": "failed", "message": "assert 500 == 200"}]  # fmt: skip
     found = ReleaseReport(
         title="Release",
         environment="production",
@@ -149,6 +149,8 @@ def test_the_page_says_verdict_reason_and_what_to_do_first() -> None:
     assert "approved" in page.lower()
     assert "jonas" in page
     assert 'class="drop">drops suppliers.legacy_score' in page
+    assert "1 of 2 failed" in page
+    assert "assert 500 == 200" in page
 
 
 def test_the_page_is_one_well_formed_file_without_script() -> None:
@@ -196,6 +198,7 @@ def test_nothing_from_outside_is_markup() -> None:
         for field in dataclasses.fields(ReleaseReport)
         if field.name not in ("started_at", "finished_at", "outcome")
     }
+    fields["smoke"]["x"] = {"tests": 1, "failures": 1, "cases": [{"name": EVIL, "outcome": "failed", "message": EVIL}]}
     page = render(ReleaseReport(outcome="failed", started_at=BEGAN, finished_at=BEGAN, **fields))
     assert "script" not in Page(page).tags
     assert "<!channel>" not in page
