@@ -36,9 +36,10 @@ def _preload() -> None:
     """Import the client libraries once, where tasks are forked from: a task then starts at once.
 
     Twelve check tasks that each import the Kubernetes client, boto3 and the like keep two cores busy for
-    ten seconds. The API server, the dag-processor and the triggerer fork no tasks and import nothing here.
+    ten seconds. In the triggerer the first sample of a watch would be late by as much, and its event loop would
+    stand still. The API server and the dag-processor import nothing here.
     """
-    if sys.argv[1:2] in (["scheduler"], ["celery"]):
+    if sys.argv[1:2] in (["scheduler"], ["celery"], ["triggerer"]):
         for name in CLIENTS:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)

@@ -153,10 +153,13 @@ class Evidence:
 
     def _steps(self) -> Iterator[dict[str, Any]]:
         """Yield the run's tasks in their order, with how each ended."""
+        ti = self.context["ti"]
+        crumbs = ti.get_task_breadcrumbs(ti.dag_id, ti.run_id)  # type: ignore[attr-defined]
+        took = {crumb["task_id"]: crumb.get("duration") for crumb in crumbs}
         for task in self.context["dag"].topological_sort():  # type: ignore[no-untyped-call]
             state = self.facts.states.get(task.task_id)
             if state and task.task_id not in (self.context["ti"].task_id, "unlock"):
-                yield {"name": task.task_id, "status": state, "seconds": None, "detail": ""}
+                yield {"name": task.task_id, "status": state, "seconds": took.get(task.task_id), "detail": ""}
 
     def _watch(self) -> dict[str, Any]:
         watched = dict(self.facts.watch)
