@@ -96,8 +96,8 @@ def _undone(facts: Facts) -> Ending:
 
 def _held(facts: Facts) -> Ending:
     action = (
-        "Make Prometheus answer, look at the platform yourself, then keep the release or trigger release_rollback. "
-        "Clearing `watch` watches again."
+        "See to what the watch could not reach, look at the platform yourself, then keep the release or trigger "
+        "release_rollback. Clearing `watch` watches again."
     )
     words = f"rolled out and NOT judged: {facts.watch.get('reason', 'the watch had no data')}"
     return Ending("held", words, action, Status.UNKNOWN)

@@ -33,7 +33,7 @@ def schema_part(current: str | None, migrations: Sequence[Migration], *, apply: 
 def _migration(migration: Migration, found: Classified) -> dict[str, Any]:
     return {
         "revision": migration.revision,
-        "class": found.kind,
+        "class": str(found.kind),
         "reasons": list(found.reasons),
         "drops": list(found.drops),
         "warnings": list(found.warnings),

@@ -15,7 +15,7 @@ from vcci_ops.domain.watched import expected_of
 from vcci_ops.exceptions import ChangeFailed, Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, pulled, tell
 from vcci_ops.operators.approval import approved_plan
-from vcci_ops.operators.release_plan import APPROVAL, PLAN, ReleaseJobOperator
+from vcci_ops.operators.release_plan import APPROVAL, PLAN, ReleaseJobOperator, in_order
 from vcci_ops.operators.release_validate import running
 from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
 from vcci_ops.operators.watch import WatchOperator, WatchSubject
@@ -31,7 +31,7 @@ def approved(context: Context) -> dict[str, Any]:
 
     :raises Refused: when it is not.
     """
-    return dict(approved_plan(context, PLAN, APPROVAL))
+    return in_order(approved_plan(context, PLAN, APPROVAL), Acting.of(context).settings.release.workloads)
 
 
 def require_lock(acting: Acting) -> None:

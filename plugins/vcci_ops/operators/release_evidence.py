@@ -14,7 +14,7 @@ from vcci_ops.domain.release_report import ReleaseReport, render
 from vcci_ops.domain.watch import Sample, Verdict, worst_baseline
 from vcci_ops.links import report_path
 from vcci_ops.operators.acting import Acting, pulled
-from vcci_ops.operators.release_plan import PLAN, REQUEST
+from vcci_ops.operators.release_plan import PLAN, REQUEST, in_order
 from vcci_ops.operators.report import airflow_url
 from vcci_ops.settings_watch import WatchMetric
 
@@ -34,7 +34,7 @@ class Evidence:
         self.acting = acting
         self.facts = facts
         self.ending = ending
-        self.plan: dict[str, Any] = pulled(context, PLAN) or {}
+        self.plan: dict[str, Any] = in_order(pulled(context, PLAN) or {}, acting.settings.release.workloads)
         self.asked: dict[str, Any] = pulled(context, REQUEST) or {}
 
     # Parts, each tried whatever the others did --------------------------------------------------------
@@ -142,7 +142,7 @@ class Evidence:
             approval=self.facts.approval,
             plan=self.plan,
             steps=tuple(self._steps()),
-            changelog=self.asked.get("changes") or "",
+            changelog=self.asked.get("changelog") or "",
             smoke={title: job["junit"] for title, task in SMOKE.items() if (job := self._job(task)) and job["junit"]},
             watch=self._watch(),
             links={"Run in Airflow": self.run_url},
@@ -159,7 +159,8 @@ class Evidence:
         for task in self.context["dag"].topological_sort():  # type: ignore[no-untyped-call]
             state = self.facts.states.get(task.task_id)
             if state and task.task_id not in (self.context["ti"].task_id, "unlock"):
-                yield {"name": task.task_id, "status": state, "seconds": took.get(task.task_id), "detail": ""}
+                seconds = None if state == "skipped" else took.get(task.task_id)
+                yield {"name": task.task_id, "status": state, "seconds": seconds, "detail": ""}
 
     def _watch(self) -> dict[str, Any]:
         watched = dict(self.facts.watch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -35,6 +35,14 @@ REQUEST, IMAGES, SCHEMA, METRICS, BACKUP = (
 )
 """Tasks of release_deploy that leave what the plan is made of."""
 PLAN, APPROVAL = "plan", "approve"
+
+
+def in_order(plan: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a plan with its workloads in the order of the rollout, which Airflow's database does not keep."""
+    workloads = plan.get("workloads") or {}
+    return (
+        {**plan, "workloads": {name: workloads[name] for name in names if name in workloads}} if workloads else {**plan}
+    )
 
 
 def candidate(registry: Registry, repository: str, version: str, commit: str) -> str | None:
