@@ -26,7 +26,8 @@ _DATE = re.compile(r"!date\^(\d+)\^([^|^]+)(?:\^([^|]+))?\|(.+)")
 
 EMOJI = {
     "white_check_mark": "✅", "heavy_check_mark": "✔️", "x": "❌", "warning": "⚠️", "rotating_light": "🚨",
-    "red_circle": "🔴", "large_green_circle": "🟢", "large_yellow_circle": "🟡", "large_orange_circle": "🟠", "large_purple_circle": "🟣",
+    "red_circle": "🔴", "large_green_circle": "🟢", "large_yellow_circle": "🟡", "large_orange_circle": "🟠",
+    "large_purple_circle": "🟣",
     "large_blue_circle": "🔵", "white_circle": "⚪", "black_circle": "⚫", "grey_question": "❔", "question": "❓",
     "exclamation": "❗", "information_source": "ℹ️", "no_entry": "⛔", "hourglass_flowing_sand": "⏳",
     "hourglass": "⌛", "clock9": "🕘", "fire": "🔥", "eyes": "👀", "rocket": "🚀", "wrench": "🔧",
