@@ -447,7 +447,7 @@ def test_an_end_time_puts_back_what_was_there(run: Callable[..., Run], fresh: Pl
     assert made.put_back() == {"backend-api": "put back", "worker": "put back"}
     made.ready(put_back_task_id="put_back.apply")
     rows = made.report(put_back_task_id="put_back.apply")
-    assert rows[1:] == [["backend-api", "2", "2", "2", "2"], ["worker", "2", "2", "2", "2"]]
+    assert rows[1:] == [["backend-api", "3", "2", "2", "2"], ["worker", "4", "2", "2", "2"]]
     assert hold(fresh, "deployment/worker") == ""
     assert [summary for _, _, summary in changes(made)][1] == "put back after custom: backend-api: 3 → 2; worker: 4 → 2"
 

@@ -381,8 +381,10 @@ class ScaleReportOperator(ScalingOperator):
         wrong: list[str] = []
         for change in plan.changes:
             (now,) = self.scaler.standings(self.namespace, [change.name])
-            wanted = change.before if self.put_back_task_id else change.after
-            rows.append((change.name, str(change.before), str(wanted), str(now.size), str(now.available)))
+            before, wanted = change.before, change.after
+            if self.put_back_task_id:
+                before, wanted = wanted, before
+            rows.append((change.name, str(before), str(wanted), str(now.size), str(now.available)))
             if change.nothing:
                 continue
             if self.put_back_task_id and outcome.get(change.name) != BACK:
