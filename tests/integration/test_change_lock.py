@@ -110,9 +110,12 @@ def test_a_second_run_is_refused_with_who_since_when_what_for_and_what_to_do(loc
         assert word in said, said
 
 
-def test_a_wrong_choice_is_refused_by_name(lock: ChangeLock) -> None:
-    task = AcquireChangeLockOperator(task_id="lock", namespace=lock.namespace, purpose="p", if_locked="wait\n")
-    with pytest.raises(AirflowFailException, match="if_locked"):
+@pytest.mark.parametrize(
+    ("field", "value"), [("if_locked", "wait\n"), ("within", "soon"), ("within", "nan"), ("within", "1e12")]
+)
+def test_a_wrong_choice_is_refused_by_name(lock: ChangeLock, field: str, value: str) -> None:
+    task = AcquireChangeLockOperator(task_id="lock", namespace=lock.namespace, purpose="p", **{field: value})
+    with pytest.raises(AirflowFailException, match=field):
         task.execute(context())
     assert lock.current() is None
 

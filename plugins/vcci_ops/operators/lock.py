@@ -28,6 +28,8 @@ REASON_LENGTH = 10
 """Characters that a reason has at least."""
 MOST = 500
 """Characters that a reason and a holder's name have at most."""
+LONGEST = 7 * 86400.0
+"""Seconds that a run may wait for the lock at most."""
 _SLACK = 300.0
 """Seconds after which Airflow itself ends a wait that the triggerer should have ended."""
 
@@ -91,7 +93,7 @@ class AcquireChangeLockOperator(_LockOperator):
         with failing_clearly():
             if self.if_locked not in (REFUSE, WAIT):
                 raise InvalidInput("if_locked", self.if_locked, f"{REFUSE} or {WAIT}")
-            return self._take(context, time.time() + float(self.within))
+            return self._take(context, time.time() + self._seconds())
 
     def execute_complete(self, context: Context, event: dict[str, Any], until: float) -> dict[str, str]:
         """Go on after the wait: try again, for others may have waited, too."""
@@ -99,6 +101,15 @@ class AcquireChangeLockOperator(_LockOperator):
             if event["status"] == "failed":
                 raise Refused(event["message"])
             return self._take(context, until)
+
+    def _seconds(self) -> float:
+        try:
+            seconds = float(self.within)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds <= LONGEST:
+            raise InvalidInput("within", self.within, f"seconds, at most {LONGEST:.0f}")
+        return seconds
 
     def _take(self, context: Context, until: float) -> dict[str, str]:
         holder = holder_of(context)

@@ -16,7 +16,8 @@ _POOL = ThreadPoolExecutor(32, thread_name_prefix="vcci-ops-poll")
 def in_thread(function: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     """Return the blocking function as one to await.
 
-    asgiref hands what the function asks of Airflow (its connections) back to the triggerer's own loop.
+    What it asks of Airflow there (its connections) goes through the triggerer's loop, which is free meanwhile; what
+    it logs goes where the trigger's own lines go.
     """
     from asgiref.sync import sync_to_async
 
