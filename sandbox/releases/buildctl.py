@@ -176,26 +176,31 @@ def clone(context: str, token: str) -> Source:
         raise Refused(f"the sandbox plays contexts that are http addresses of a .git only, not {context}")
     if ref.startswith("-") or ":" in ref:
         raise Refused(f"invalid git ref {ref!r}")
-    env = environment()
-    if token:
-        pair = base64.b64encode(f"x-access-token:{token}".encode()).decode()
-        env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
-        env |= {"GIT_CONFIG_VALUE_0": f"Authorization: Basic {pair}"}
     with tempfile.TemporaryDirectory() as folder:
-
-        def git(*args: str) -> bytes:
-            done = subprocess.run(["git", *args], cwd=folder, env=env, capture_output=True, check=False)
-            if done.returncode:
-                text = done.stderr.decode(errors="replace").strip()
-                raise Refused(f"failed to fetch remote {url}: git {args[0]}: {text}")
-            return done.stdout
-
+        git = _Git(Path(folder), token)
         git("init", "--quiet")
         git("fetch", "--quiet", "--depth=1", "--", url, ref or "HEAD")
         commit, when = git("log", "-1", "--format=%H %ct", "FETCH_HEAD").decode().split()
         names = git("ls-tree", "-r", "-z", "--name-only", commit).decode().split("\0")
         files = {name: git("cat-file", "blob", f"{commit}:{name}") for name in names if name}
     return Source(commit, int(when), files)
+
+
+class _Git:
+    """Runs git in a folder, logged in by a token."""
+
+    def __init__(self, folder: Path, token: str) -> None:
+        self._folder, self._env = folder, environment()
+        if token:
+            pair = base64.b64encode(f"x-access-token:{token}".encode()).decode()
+            self._env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
+            self._env |= {"GIT_CONFIG_VALUE_0": f"Authorization: Basic {pair}"}
+
+    def __call__(self, *args: str) -> bytes:
+        done = subprocess.run(["git", *args], cwd=self._folder, env=self._env, capture_output=True, check=False)
+        if done.returncode:
+            raise Refused(f"failed to fetch the context: git {args[0]}: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout
 
 
 def build(request: Request) -> str:

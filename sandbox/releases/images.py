@@ -86,7 +86,10 @@ def build(
         raise ImageError(f"failed to read dockerfile: open {dockerfile}: no such file or directory")
     config = _config(instructions(files[dockerfile].decode()), arguments or {})
     config["Labels"] = {**config.get("Labels", {}), **(labels or {})}
-    layer = _layer(files, config.get("WorkingDir", "/"), when)
+    return _image(config, _layer(files, config.get("WorkingDir", "/"), when), when)
+
+
+def _image(config: dict[str, Any], layer: bytes, when: int) -> Image:
     document = {
         "architecture": "amd64",
         "os": "linux",
