@@ -114,7 +114,7 @@ def servers(started: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve
 
 
 def watch(*metrics: dict[str, Any], **more: Any) -> Watch:
-    given = {"interval": 0.5, "warm_up": 0, "window": 15, "failure_limit": 3, "error_limit": 4}
+    given = {"interval": 1, "warm_up": 0, "window": 15, "failure_limit": 3, "error_limit": 4}
     return Watch.model_validate({**given, **more, "metrics": metrics or [TRAFFIC]})
 
 
@@ -280,6 +280,18 @@ async def test_a_restarted_trigger_goes_on_without_a_gap_and_makes_up_what_it_mi
     assert event["outcome"] == "passed", event
 
 
+async def test_what_is_made_up_waits_for_a_prometheus_that_is_away_too(servers: Servers, monkeypatch: Any) -> None:
+    right = os.environ["AIRFLOW_CONN_VCCI_PROMETHEUS"]
+    monkeypatch.setenv("AIRFLOW_CONN_VCCI_PROMETHEUS", json.dumps({**json.loads(right), "port": 1}))
+    made = trigger(watch(), "both", total=6, started_at=time.time() - 8)
+    watching = asyncio.create_task(fired(made))
+    await asyncio.sleep(1.5)
+    assert stored(made) == []
+    monkeypatch.setenv("AIRFLOW_CONN_VCCI_PROMETHEUS", right)
+    event = await watching
+    assert (event["outcome"], event["samples"]) == ("passed", 6), event
+
+
 async def test_two_triggers_at_once_do_not_double_samples_and_agree(servers: Servers) -> None:
     made = trigger(watch(), "twice", total=4)
     _, kwargs = made.serialize()
@@ -294,13 +306,15 @@ async def test_two_triggers_at_once_do_not_double_samples_and_agree(servers: Ser
 def test_a_killed_process_leaves_what_it_saw_and_the_next_one_finishes(servers: Servers, tmp_path: Path) -> None:
     made = trigger(watch(), "killed", total=8)
     program = (
-        "import asyncio, json, sys\nfrom vcci_ops.triggers.watch import WatchTrigger\n"
+        "import asyncio, json, sys, time\nfrom vcci_ops.triggers.watch import WatchTrigger\n"
+        "given = json.load(open(sys.argv[1]))\ngiven['started_at'] = time.time() + 1\n"
+        "json.dump(given, open(sys.argv[1], 'w'))\n"
         "async def go():\n"
-        "    async for event in WatchTrigger(**json.load(open(sys.argv[1]))).run(): pass\n"
+        "    async for event in WatchTrigger(**given).run(): pass\n"
         "asyncio.run(go())\n"
     )
     given = tmp_path / "kwargs.json"
-    given.write_text(json.dumps({**made.serialize()[1], "started_at": time.time() + 4}))
+    given.write_text(json.dumps(made.serialize()[1]))
     env = {**os.environ, "PYTHONPATH": "plugins"}
     process = subprocess.Popen([sys.executable, "-c", program, str(given)], env=env)
     try:
@@ -317,17 +331,17 @@ def test_a_killed_process_leaves_what_it_saw_and_the_next_one_finishes(servers: 
 
 async def test_samples_outlive_a_history_database_that_is_away(servers: Servers, monkeypatch: Any) -> None:
     made = trigger(watch(error_limit=10), "away", total=8)
-    watching = asyncio.create_task(fired(made))
+    watcher = Watcher(made)
+    watching = asyncio.create_task(watcher.run())
     await until(lambda: len(stored(made)) >= 1)
     right = os.environ["AIRFLOW_CONN_VCCI_OPS_DB"]
     monkeypatch.setenv("AIRFLOW_CONN_VCCI_OPS_DB", json.dumps({**json.loads(right), "port": 1}))
-    await asyncio.sleep(1.2)
+    await until(lambda: watcher.unanswered > 0)
     monkeypatch.setenv("AIRFLOW_CONN_VCCI_OPS_DB", right)
     event = await watching
     assert (event["outcome"], event["unsaved"]) == ("passed", []), event
     samples = stored(made)
     assert [s.number for s in samples] == list(range(8))
-    assert not any(LATE in s.notes for s in samples)
 
 
 async def test_a_history_database_that_stays_away_holds_and_hands_the_samples_on(
@@ -393,7 +407,7 @@ class Watching(WatchOperator):
 
     def subject(self, context: Any) -> WatchSubject:
         self.asked += 1
-        return WatchSubject(workloads={"frontend": expected_of(deployment("frontend"))}, baseline={}, minutes=0.025)
+        return WatchSubject(workloads={"frontend": expected_of(deployment("frontend"))}, baseline={}, minutes=0.05)
 
     def page(self, subject: str, text: str) -> None:
         self.paged.append(text)
@@ -485,7 +499,7 @@ def test_an_autoscaler_does_not_end_a_watch_whose_subject_knows_the_generation_o
         def subject(self, context: Any) -> WatchSubject:
             found = expected_of(deployment("frontend"))
             plain = {"generation": found["generation"], "image": found["image"]}
-            return WatchSubject(workloads={"frontend": plain}, baseline={}, minutes=0.025)
+            return WatchSubject(workloads={"frontend": plain}, baseline={}, minutes=0.05)
 
     with pytest.raises(TaskDeferred) as deferred:
         Plain().execute(given)
@@ -569,7 +583,7 @@ def test_it_says_what_a_new_instance_needs() -> None:
             "thread": None,
         },
     )
-    assert Watcher(made).due(2) == 2.5
+    assert Watcher(made).due(2) == 3.5
 
 
 # On both control planes ---------------------------------------------------------------------------------

@@ -111,6 +111,8 @@ class AsyncPrometheus:
         except TimeoutError as error:
             raise Unreachable(SYSTEM, f"no answer within {READ_SECONDS:.0f} s") from error
         except aiohttp.ClientError as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                await self._hang_up()  # it may have moved
             raise Unreachable(SYSTEM, _words(error)) from error
         except ValueError as error:
             raise UnexpectedAnswer(SYSTEM, f"HTTP {answer.status}, no JSON for: {query}") from error

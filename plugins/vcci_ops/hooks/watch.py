@@ -27,6 +27,8 @@ T = TypeVar("T")
 Vector = list[tuple[dict[str, str], float]]
 THREADS = 16
 """Threads for blocking calls, shared by all watches of a process."""
+LATE_SECONDS = 12.0
+"""A sample that is made up may take this long, for nothing waits for it."""
 NAMES = {"kubernetes": "Kubernetes", "redis": "Redis", "postgres": "PostgreSQL", "logs": "Kubernetes (logs)"}
 
 
@@ -154,11 +156,10 @@ class MetricReader:
         groups: dict[str, list[WatchMetric]] = {}
         for metric in self.watch.metrics:
             groups.setdefault(metric.source, []).append(metric)
-        jobs = [
-            self._from_prometheus(prometheus, found, at) if source == "prometheus" else self._live(source, found, known)
-            for source, found in groups.items()
-            if live or source == "prometheus"
-        ]
+        patience = self.watch.deadline if live else max(self.watch.deadline, LATE_SECONDS)
+        jobs = [self._live(s, found, known) for s, found in groups.items() if live and s != "prometheus"]
+        if "prometheus" in groups:
+            jobs.append(self._from_prometheus(prometheus, groups["prometheus"], at, patience))
         merged: Found = {}
         for part in await asyncio.gather(*jobs):
             merged.update(part)
@@ -172,11 +173,14 @@ class MetricReader:
         except MeasurementError as error:
             return dict.fromkeys(ids, error)
 
-    async def _from_prometheus(self, prometheus: AsyncPrometheus, metrics: list[WatchMetric], at: float) -> Found:
+    async def _from_prometheus(
+        self, prometheus: AsyncPrometheus, metrics: list[WatchMetric], at: float, patience: float
+    ) -> Found:
         """Ask each query once, for several metrics stand on the same traffic."""
         asked = [(metric, *queries(metric, self.watch.window)) for metric in metrics]
         texts = list(dict.fromkeys(text for _, *both in asked for text in both if text))
-        answers = dict(zip(texts, await asyncio.gather(*(self._vector(prometheus, t, at) for t in texts)), strict=True))
+        given = await asyncio.gather(*(self._vector(prometheus, text, at, patience) for text in texts))
+        answers = dict(zip(texts, given, strict=True))
         found: Found = {}
         for metric, query, traffic in asked:
             try:
@@ -186,22 +190,25 @@ class MetricReader:
                 found[metric.id] = error
         return found
 
-    async def _vector(self, prometheus: AsyncPrometheus, query: str, at: float) -> Vector | MeasurementError:
+    async def _vector(
+        self, prometheus: AsyncPrometheus, query: str, at: float, patience: float
+    ) -> Vector | MeasurementError:
         try:
-            return await self.within("Prometheus", prometheus.vector(query, at))
+            return await self.within("Prometheus", prometheus.vector(query, at), patience)
         except MeasurementError as error:
             return error
 
-    async def within(self, system: str, call: Awaitable[T]) -> T:
+    async def within(self, system: str, call: Awaitable[T], patience: float | None = None) -> T:
         """Wait for a call no longer than a sample may take.
 
+        :param patience: seconds; default: the sample's deadline.
         :raises Unreachable: when the time is over.
         :raises MeasurementError: whatever else went wrong: it is an answer that could not be had.
         """
         try:
-            return await asyncio.wait_for(call, self.watch.deadline)
+            return await asyncio.wait_for(call, patience or self.watch.deadline)
         except TimeoutError:
-            raise Unreachable(system, f"no answer within {self.watch.deadline:.3g} s") from None
+            raise Unreachable(system, f"no answer within {patience or self.watch.deadline:.3g} s") from None
         except OpsError as error:
             raise error if isinstance(error, MeasurementError) else MeasurementError(str(error)) from error
         except Exception as error:

@@ -13,11 +13,11 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from vcci_ops.domain.watch import MetricVerdict, Outcome, Sample, Verdict, WatchState, event_of, judge_sample
 from vcci_ops.domain.watched import change_of, scaled
-from vcci_ops.exceptions import MeasurementError
+from vcci_ops.exceptions import MeasurementError, Unreachable
 from vcci_ops.hooks.prometheus_async import AsyncPrometheus
 from vcci_ops.hooks.samples import WatchSamples
 from vcci_ops.hooks.watch import MetricReader, in_thread
-from vcci_ops.hooks.watch_live import Connections
+from vcci_ops.hooks.watch_live import Connections, Found
 from vcci_ops.settings_watch import Watch
 
 LATE = "observed late: what shows only the present is left out"
@@ -181,13 +181,13 @@ class Watcher:
 
     async def _take(self, prometheus: AsyncPrometheus, number: int, *, late: bool) -> None:
         observed = time.time()
-        look = self._look_for_changes() if not late else _nothing()
-        readings, (notes, blind) = await asyncio.gather(
-            self.reader.observe(prometheus, self.due(number), live=not late, known=self.known), look
-        )
+        if late:
+            readings, notes, blind = await self._make_up(prometheus, number), [LATE], None
+        else:
+            asking = self.reader.observe(prometheus, self.due(number), live=True, known=self.known)
+            readings, (notes, blind) = await asyncio.gather(asking, self._look_for_changes())
         if self.superseded:
             return
-        notes = [LATE, *notes] if late else notes
         sample = judge_sample(
             self.watch,
             number,
@@ -204,6 +204,18 @@ class Watcher:
         self.log.log(_LEVELS.get(sample.verdict, logging.ERROR), "%s", sample.line(self.state.total))
         await self._save()
         self._talk()
+
+    async def _make_up(self, prometheus: AsyncPrometheus, number: int) -> Found:
+        """Ask for a moment that is past. It can be asked for again, so a Prometheus that is away now is waited for.
+
+        As long as for live samples, so that a restart of both is not held at once.
+        """
+        for _ in range(self.watch.error_limit):
+            found = await self.reader.observe(prometheus, self.due(number), live=False)
+            if not any(isinstance(reading, Unreachable) for reading in found.values()):
+                break
+            await asyncio.sleep(self.watch.interval)
+        return found
 
     async def _look_for_changes(self) -> tuple[list[str], MetricVerdict | None]:
         """Notice when a watched Deployment is no longer what was released; say what else happened to them."""
@@ -287,10 +299,6 @@ class Watcher:
             await asyncio.wait_for(in_thread(lambda: say(thread, self.connections, text), "slack"), TALK_WITHIN)
         except Exception as error:  # whatever it is, it must not end the watch
             self.log.warning("The Slack thread was not told (%s); the watch goes on", type(error).__name__)
-
-
-async def _nothing() -> tuple[list[str], MetricVerdict | None]:
-    return [], None
 
 
 def say(thread: Mapping[str, str], connections: Connections, text: str) -> None:
