@@ -62,15 +62,16 @@ class Process:
         """
         container = pod["spec"]["containers"][0]
         mounts = self._mount(pod, container, _volumes(file))
-        env = _mounted(self.environment_of(pod, container, image), mounts)
-        argv = [_expand(str(part), env) for part in (container.get("command") or []) + (container.get("args") or [])]
+        env = self._mounted(self.environment_of(pod, container, image), mounts)
+        given = [str(part) for part in (container.get("command") or []) + (container.get("args") or [])]
+        argv = [_moved(_expand(part, env), mounts) for part in given]
         if not argv:
             return await _pretend(container, file)
         if _BUILDKIT.fullmatch(container["image"]) and argv[0].rpartition("/")[2] == _BUILDCTL:
             argv[:1] = _PLAYED_BUILDCTL
             env["PYTHONPATH"] = str(ROOT)
         try:
-            process = await self._start([_moved(part, mounts) for part in argv], container, env, image)
+            process = await self._start(argv, container, env, image)
             return await _attend(process, file, pod["spec"].get("activeDeadlineSeconds"))
         finally:
             shutil.rmtree(_volumes(file), ignore_errors=True)
@@ -115,6 +116,12 @@ class Process:
                             (at / Path(names.get(name, name)).name).write_text(value)
             found[mount["mountPath"].rstrip("/")] = str(at)
         return found
+
+    def _mounted(self, env: dict[str, str], mounts: Mapping[str, str]) -> dict[str, str]:
+        """Return variables with the paths of mounts moved, in those that are not this machine's own."""
+        own = {**self._environment, "PATH": env["PATH"]}
+        moved = {key: value if own.get(key) == value else _moved(value, mounts) for key, value in env.items()}
+        return {**moved, MOUNTS: json.dumps(mounts)} if mounts else moved
 
     def environment_of(self, pod: Object, container: Object, image: Pulled | None = None) -> dict[str, str]:
         """Return a container's environment: the image's, envFrom, then env, with references resolved."""
@@ -171,18 +178,11 @@ def _volumes(file: Path) -> Path:
 
 def _moved(text: str, mounts: Mapping[str, str]) -> str:
     """Return a text with the paths of mounts as this machine has them."""
-    for path in sorted(mounts, key=len, reverse=True):
-        there = mounts[path].replace("\\", "\\\\")
-        text = re.sub(rf"(?<![\w/.-]){re.escape(path)}(?![\w.-])", there, text)
-    return text
-
-
-def _mounted(env: dict[str, str], mounts: Mapping[str, str]) -> dict[str, str]:
     if not mounts:
-        return env
-    kept = ("PATH", "HOME", "TMPDIR", "VCCI_SANDBOX_HOME")
-    moved = {key: value if key in kept else _moved(value, mounts) for key, value in env.items()}
-    return {**moved, MOUNTS: json.dumps(mounts)}
+        return text
+    # In one pass: where a mount is on this machine may itself begin like the path of another one.
+    paths = "|".join(re.escape(path) for path in sorted(mounts, key=len, reverse=True))
+    return re.sub(rf"(?<![\w/.-])({paths})(?![\w.-])", lambda found: mounts[found[1]], text)
 
 
 async def _attend(process: asyncio.subprocess.Process, file: Path, limit: float | None) -> tuple[int, str]:

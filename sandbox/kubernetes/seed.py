@@ -78,7 +78,7 @@ class Surroundings:
         }
         login = ("vcci-ops", state.secret("registry"))
         digests = shipping.digests(state.folder) if registry else {}
-        return cls(registry, digests, {"vcci-database": values, "vcci-git": {"token": git}}, login)
+        return cls(registry, digests, {"vcci-database": values, "vcci-ops-git": {"token": git}}, login)
 
     def image(self, repository: str, version: str) -> str:
         """Return the reference of a release's image, by digest where it has one."""
@@ -275,7 +275,7 @@ class Seed:
 
     def _registry_login(self) -> None:
         data = {".dockerconfigjson": base64.b64encode(self._around.docker_config.encode()).decode()}
-        meta = {"name": "vcci-registry", "namespace": NAMESPACE}
+        meta = {"name": "vcci-ops-registry", "namespace": NAMESPACE}
         secret = {"metadata": meta, "type": "kubernetes.io/dockerconfigjson", "data": data}
         self._keep(SECRETS, secret, 90 * _DAY)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
 from kubernetes import client, config
 
 from sandbox import __main__ as cli
@@ -27,6 +28,7 @@ from sandbox.releases import images, repository, shipping, story
 from sandbox.releases.registry import Reference
 from sandbox.service import Sandbox, Service, wait_until
 from sandbox.services import api, git, kube, postgres, prometheus, redis, registry
+from sandbox.state import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.kube]
 
@@ -127,17 +129,19 @@ class Cluster:
         volumes = container.pop("volumes", [])
         spec = {"name": "job", "image": image, "command": list(command), "envFrom": sources, **container}
         spec["env"] = [*spec.pop("variables", []), *({"name": k, "value": v} for k, v in (env or {}).items())]
-        name = f"job-{uuid.uuid4().hex[:8]}"
         template = {"spec": {"restartPolicy": "Never", "containers": [spec], "volumes": volumes}}
-        self.batch.create_namespaced_job(
-            PLATFORM, {"metadata": {"name": name}, "spec": {"backoffLimit": 0, "template": template}}
-        )
+        return self.run({"metadata": {}, "spec": {"backoffLimit": 0, "template": template}})
+
+    def run(self, job: dict[str, Any]) -> tuple[bool, str]:
+        """Run a Job; return whether it succeeded, and its log."""
+        name = job["metadata"]["name"] = f"job-{uuid.uuid4().hex[:8]}"
+        self.batch.create_namespaced_job(PLATFORM, job)
 
         def ended() -> Any:
             status = self.batch.read_namespaced_job(name, PLATFORM).status
             return status if status.succeeded or status.failed else None
 
-        done = until(f"job {command} ended", ended, 60)
+        done = until(f"job {name} ended", ended, 60)
         pod = self.core.list_namespaced_pod(PLATFORM, label_selector=f"job-name={name}").items
         pod = pod or [p for p in self.core.list_namespaced_pod(PLATFORM).items if p.metadata.name.startswith(name)]
         answer = self.core.read_namespaced_pod_log(pod[0].metadata.name, PLATFORM, _preload_content=False)
@@ -407,10 +411,10 @@ def test_a_job_runs_in_the_tree_of_its_image_with_a_clean_environment(
 
 
 def test_volumes_of_a_job_are_there_under_their_paths(cluster: Cluster) -> None:
-    mount = {"volumeMounts": [{"name": "login", "mountPath": "/login"}, {"name": "out", "mountPath": "/out"}]}
-    volumes = [{"name": "login", "secret": {"secretName": "vcci-git"}}, {"name": "out", "emptyDir": {}}]
+    mount = {"volumeMounts": [{"name": "login", "mountPath": "/login"}, {"name": "out", "mountPath": "/tmp"}]}
+    volumes = [{"name": "login", "secret": {"secretName": "vcci-ops-git"}}, {"name": "out", "emptyDir": {}}]
     good, log = cluster.job(
-        cluster.image("v2.0.0"), "sh", "-c", "cp /login/token /out/copy && wc -c < /out/copy", **mount, volumes=volumes
+        cluster.image("v2.0.0"), "sh", "-c", "cp /login/token /tmp/copy && wc -c < /tmp/copy", **mount, volumes=volumes
     )
     assert good, log
     assert int(log) == len(cluster.sandbox.secret("git"))
@@ -544,11 +548,13 @@ def build_job(cluster: Cluster, ref: str, tag: str, *more: str, **container: Any
     args += ["--opt", "filename=docker/backend-api.Dockerfile", "--opt", f"build-arg:VERSION={tag}"]
     args += ["--opt", f"build-arg:REVISION={ref}", "--secret", "id=GIT_AUTH_TOKEN,env=GIT_AUTH_TOKEN"]
     args += ["--output", f"type=image,name={name},push=true", *more]
-    login = {"secretName": "vcci-registry", "items": [{"key": ".dockerconfigjson", "path": "config.json"}]}
+    login = {"secretName": "vcci-ops-registry", "items": [{"key": ".dockerconfigjson", "path": "config.json"}]}
     given: dict[str, Any] = {
         "args": args,
         "env": {"DOCKER_CONFIG": "/docker"},
-        "variables": [{"name": "GIT_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": "vcci-git", "key": "token"}}}],
+        "variables": [
+            {"name": "GIT_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": "vcci-ops-git", "key": "token"}}}
+        ],
         "volumeMounts": [{"name": "docker", "mountPath": "/docker"}],
         "volumes": [{"name": "docker", "secret": login}],
     }
@@ -568,6 +574,23 @@ def test_a_release_that_is_not_there_is_built_pushed_and_rolled_out(cluster: Clu
     cluster.release("", f"{registry.host(cluster.sandbox)}/vcci/backend-api:v2.3.0@{pushed[1]}")
     cluster.wait_rolled_out()
     until("v2.3.0 reported", lambda: cluster.ready()["version"] == "v2.3.0", 5)
+
+
+def test_the_manifest_that_is_shipped_builds_with_labels_given(cluster: Cluster) -> None:
+    job = yaml.safe_load((ROOT / "include" / "kubernetes" / "jobs" / "buildkit.yaml").read_text())
+    name = f"{registry.host(cluster.sandbox)}/vcci/worker:sha-1"
+    options = {"context": f"{git.url(cluster.sandbox)}#release/v2.3", "filename": "docker/worker.Dockerfile"}
+    options["label:org.opencontainers.image.version"] = "v2.3.0"
+    command = ["buildctl-daemonless.sh", "build", "--frontend", "dockerfile.v0"]
+    command += [word for key, value in options.items() for word in ("--opt", f"{key}={value}")]
+    command += ["--secret", "id=GIT_AUTH_TOKEN,env=GIT_AUTH_TOKEN", "--output", f"type=image,name={name},push=true"]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    container.update(image="moby/buildkit:v0.26.2-rootless", command=command)
+    good, log = cluster.run(job)
+    assert good, log
+    image = registry.client(cluster.sandbox).pull("vcci/worker", "sha-1")
+    assert image is not None
+    assert image.labels[images.VERSION_LABEL] == "v2.3.0"
 
 
 def test_building_a_shipped_release_gives_the_same_image(cluster: Cluster) -> None:
