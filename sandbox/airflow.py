@@ -73,6 +73,8 @@ class Airflow(Service):
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(sandbox.port("airflow-worker-logs")),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(sandbox.port("airflow-triggerer-logs")),
+            # A task whose process ends slowly is noticed after this many seconds only; on a busy machine that is often.
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         }
         for id_, connection in self._connections.items():

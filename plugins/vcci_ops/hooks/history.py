@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vcci_ops.domain.report import Point, Report
 from vcci_ops.domain.results import Result, Status
 from vcci_ops.exceptions import MeasurementError, Unreachable
+from vcci_ops.hooks.lookups import remembered
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -58,7 +59,7 @@ class History:
         from airflow.sdk.exceptions import AirflowNotFoundException
 
         try:
-            hook = PostgresHook(self.conn_id, options="-c statement_timeout=10s -c lock_timeout=5s")
+            hook = remembered(PostgresHook)(self.conn_id, options="-c statement_timeout=10s -c lock_timeout=5s")
             with hook.get_conn() as connection:
                 yield connection
         except AirflowNotFoundException as error:

@@ -17,6 +17,7 @@ from vcci_ops.domain.pods import Pod
 from vcci_ops.domain.usage import Amounts, Node, PodLimits
 from vcci_ops.domain.workloads import Deployment, owning_deployment
 from vcci_ops.exceptions import Forbidden, MeasurementError, NoData, UnexpectedAnswer, Unreachable
+from vcci_ops.hooks.lookups import remembered
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -71,7 +72,7 @@ class KubernetesReader:
 
         where = f"the Airflow connection {self.kubernetes_conn_id}"
         try:
-            hook = KubernetesHook(kubernetes_conn_id=self.kubernetes_conn_id)
+            hook = remembered(KubernetesHook)(kubernetes_conn_id=self.kubernetes_conn_id)
             self._only_known_extras(where, hook.conn_extras)
             client = hook.get_conn()
         except (AirflowException, ConfigException, OSError, ValueError) as error:

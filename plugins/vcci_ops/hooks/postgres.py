@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from psycopg import conninfo, errors, pq
 
 from vcci_ops.exceptions import Forbidden, MeasurementError, NoData, UnexpectedAnswer, Unreachable
+from vcci_ops.hooks.lookups import Remembering
 from vcci_ops.settings import INCLUDE
 
 SYSTEM = "PostgreSQL"
@@ -62,7 +63,7 @@ def check_sql(name: str) -> str:
     return (INCLUDE / "sql" / "checks" / f"{name}.sql").read_text(encoding="utf-8")
 
 
-class ReadOnlyPostgresHook(PostgresHook):
+class ReadOnlyPostgresHook(Remembering, PostgresHook):
     """The provider's hook, restricted to reading and to answers in time.
 
     Sessions are read-only (``default_transaction_read_only``) and commit by themselves, so nothing

@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from vcci_ops.domain.queues import SAMPLE, Broker, Layout, read_task
 from vcci_ops.exceptions import Forbidden, MeasurementError, UnexpectedAnswer, Unreachable
+from vcci_ops.hooks.lookups import Remembering
 
 SYSTEM = "Redis"
 Command = tuple[Any, ...]
@@ -35,7 +36,7 @@ class Question(NamedTuple):
     member: str
 
 
-class TimedRedisHook(BaseHook):
+class TimedRedisHook(Remembering, BaseHook):
     """Redis with a time limit on every wait, and few round trips.
 
     The provider's RedisHook sets no time-outs: a Redis that hangs would hold its task for ever. And its

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vcci_ops.exceptions import DeliveryFailed
+from vcci_ops.hooks.lookups import remembered
 
 if TYPE_CHECKING:
     from slack_sdk import WebClient
@@ -49,8 +50,9 @@ class SlackChannel:
 
         # Only what Slack has certainly not done is repeated: a lost answer may be that of a posted message.
         handlers: list[RetryHandler] = [RateLimitErrorRetryHandler(max_retry_count=3)]
-        hook = SlackHook(slack_conn_id=self.slack_conn_id, timeout=SECONDS, retry_handlers=handlers)
-        return hook.get_conn()
+        hook = remembered(SlackHook)(slack_conn_id=self.slack_conn_id, timeout=SECONDS, retry_handlers=handlers)
+        client: WebClient = hook.get_conn()
+        return client
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Call a method of Slack's Web API.

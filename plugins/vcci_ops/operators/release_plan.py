@@ -45,6 +45,16 @@ def in_order(plan: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     )
 
 
+def output_of(job: Mapping[str, Any]) -> str:
+    """Return the whole output of a Job that has ended well.
+
+    :raises Refused: when a part of it is missing; half of a plan is none.
+    """
+    if not job["complete"]:
+        raise Refused(f"the output of Job {job['job']} is not complete ({'; '.join(job['notes'])}); clear its task")
+    return str(job["output"])
+
+
 def candidate(registry: Registry, repository: str, version: str, commit: str) -> str | None:
     """Return the digest of a release's image: by its version, else by its commit; None when there is none.
 
@@ -255,7 +265,7 @@ class PlanOperator(BaseOperator):
             for name, workload in asked["workloads"].items()
         }
         job, current = pulled(context, SCHEMA) or {}, pulled(context, SCHEMA, "current")
-        migrations = read_offline_sql(job["output"], start=current) if job else []
+        migrations = read_offline_sql(output_of(job), start=current) if job else []
         return {
             "kind": "deploy",
             "environment": acting.settings.environment,

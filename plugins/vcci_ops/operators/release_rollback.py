@@ -23,6 +23,7 @@ from vcci_ops.operators.release_plan import (
     PlanOperator,
     ReleaseApprovalOperator,
     ReleaseJobOperator,
+    output_of,
 )
 from vcci_ops.operators.release_validate import running
 from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
@@ -142,7 +143,7 @@ class RollbackPlanOperator(PlanOperator):
         asked = needed(context, REQUEST)
         job, current = pulled(context, SCHEMA) or {}, pulled(context, SCHEMA, "current")
         target, keep = asked["database"], asked["database"] == KEEP
-        steps = read_offline_sql(job["output"], start=current, target=target) if job else []
+        steps = read_offline_sql(output_of(job), start=current, target=target) if job else []
         return {
             "kind": "rollback",
             "environment": acting.settings.environment,

@@ -14,6 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from vcci_ops.domain.watch import MetricVerdict, Outcome, Sample, Verdict, WatchState, event_of, judge_sample
 from vcci_ops.domain.watched import change_of, scaled
 from vcci_ops.exceptions import MeasurementError, Unreachable
+from vcci_ops.hooks.lookups import remembering
 from vcci_ops.hooks.prometheus_async import AsyncPrometheus
 from vcci_ops.hooks.samples import WatchSamples
 from vcci_ops.hooks.watch import MetricReader, in_thread
@@ -112,6 +113,7 @@ class Watcher:
         """How many times in a row the history database did not answer."""
         self._why_unsaved = ""
         self._saving = asyncio.Lock()
+        self._looked_up: dict[str, Any] = {}
         self._talking: asyncio.Task[None] | None = None
         self._talked_at = 0.0
 
@@ -122,7 +124,8 @@ class Watcher:
     async def run(self) -> dict[str, Any]:
         """Watch until it is decided; return the event."""
         try:
-            ended = await self._until_decided()
+            with remembering(self._looked_up):
+                ended = await self._until_decided()
         except Exception as error:  # a fault of ours is no fault of the release: nobody may roll back for it
             self.log.exception("The watch has a fault of its own")
             ended = Outcome.HELD, f"the watch has a fault of its own ({type(error).__name__}, see the task's log)"
@@ -136,6 +139,7 @@ class Watcher:
             try:
                 await self._save()
                 await self._look_for_changes()
+                await self._try(prometheus)
                 while (ended := self._ended()) is None:
                     self._begin(prometheus, running)
                     await self._wait(running)
@@ -144,6 +148,11 @@ class Watcher:
                     task.cancel()
                 await asyncio.gather(*running.values(), return_exceptions=True)
         return ended
+
+    async def _try(self, prometheus: AsyncPrometheus) -> None:
+        """Ask every source once before the first sample is due, for log-ins and imports take their time."""
+        if self.due(0) > time.time():
+            await self.reader.observe(prometheus, time.time(), live=True, known=self.known)
 
     # The clock --------------------------------------------------------------------------------------
 
@@ -197,6 +206,8 @@ class Watcher:
             baseline=self.trigger.baseline,
             notes=notes,
         )
+        if sample.blind:
+            self._looked_up.clear()  # a password may have changed
         if blind:
             sample = dataclasses.replace(sample, metrics=(*sample.metrics, blind))
         self.state.add(sample)
