@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.release_fixtures import BEGINNING, WORKLOADS, Released, Run
+from tests.e2e.release_fixtures import BEGINNING, WORKLOADS, Killer, Released, Run
+from vcci_ops.settings import load_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 OLD, NEW = "v2.0.0", "v2.1.0"
@@ -44,10 +42,14 @@ def roots(run: Run) -> int:
 # Clean -----------------------------------------------------------------------------------------------
 
 
-def test_a_clean_release_ends_released_and_the_same_again_is_nothing_to_do(released: Released) -> None:
+def test_a_clean_release_bars_a_second_one_and_the_same_again_is_nothing_to_do(released: Released) -> None:
     run = released.deploy(NEW, "release/v2.1", watch_minutes=1)
     run.answer("Approve", by="admin")  # the requester's own approval does not count
     run.answer("Approve", by="approver", comment="looks fine")
+    run.until_task("watch", "deferred")
+    second = released.deploy("v2.2.0", "release/v2.2")
+    assert second.ended() == "failed"
+    assert f"release_deploy/{run.run_id} holds the change lock" in second.log("validate.quiet")
     assert run.ended() == "success", run.tasks
     assert run.outcome == "released"
     assert released.images() == everywhere(NEW)
@@ -59,20 +61,76 @@ def test_a_clean_release_ends_released_and_the_same_again_is_nothing_to_do(relea
     assert roots(run) == 1
     assert "admin asked for it and may not approve it" in run.log("approve", 1)
     assert run.xcom("verify.smoke")["junit"]["failures"] == 0
-    row = released.history(
-        "SELECT kind, version, from_version, outcome, requested_by, approved_by FROM release WHERE run_id = %s",
-        run.run_id,
-    )
-    assert row == [("deploy", NEW, OLD, "released", "admin", "approver")]
+    query = "SELECT kind, version, from_version, outcome, requested_by, approved_by FROM release WHERE run_id = %s"
+    assert released.history(query, run.run_id) == [("deploy", NEW, OLD, "released", "admin", "approver")]
     assert released.history("SELECT kind, summary FROM change_event") == [("deploy", f"{OLD} → {NEW}")]
     page = released.requester.raw(f"/vcci-ops/reports/release_deploy/{run.run_id}")
     assert page.status_code == 200
-    assert "released" in page.text
-    assert "<svg" in page.text
+    assert "v2.1.0 is released" in page.text
+    assert page.text.count("<svg") == len(load_settings().release.watch.metrics), "a chart of every metric"
     again = released.deploy(NEW, "release/v2.1")
     assert again.ended() == "success"
     assert again.outcome == "nothing-to-do"
     assert again.tasks["approve"] == "skipped"
+
+
+# Killed, restarted, and back by hand ---------------------------------------------------------------------
+
+ACTING = (
+    "lock",
+    "begin",
+    "tag",
+    "publish",
+    "migrate",
+    *(f"roll_out.{workload}" for workload in WORKLOADS),
+    "verify.ready",
+    "verify.smoke",
+    "watch",
+    "finish",
+    "unlock",
+)
+
+
+def test_killed_at_every_step_and_restarted_in_the_watch_it_ends_as_undisturbed_and_goes_back(
+    released: Released,
+) -> None:
+    run = released.deploy(NEW, "release/v2.1", watch_minutes=1)
+    run.answer("Approve")
+    with Killer(released, run, ACTING) as killer:
+        run.until("some samples", lambda: len(numbers(released, run)) >= 3, seconds=300)
+        released.restart("scheduler", "triggerer")
+        assert run.ended(300) == "success", run.tasks
+    assert killer.killed == set(ACTING), "each was killed once"
+    assert run.outcome == "released"
+    assert numbers(released, run) == list(range(run.xcom("watch", "watch")["samples"])), "no sample lost, none twice"
+    assert released.images() == everywhere(NEW)
+    assert released.schema() == "0006_supplier_scores"
+    assert released.lock_holder() == ""
+    assert roots(run) == 1
+    assert texts(run).count("*Release of v2.1.0* begins") == 1
+    jobs = released.kubectl("get", "jobs", "-o", "name").splitlines()
+    assert sum("vcci-migrate" in name for name in jobs) == 1
+    assert len(released.history("SELECT 1 FROM change_event")) == 1
+    assert released.history("SELECT outcome FROM release") == [("released",)]
+    # The way back: the database first, from the newer image, after somebody has read what is dropped.
+    conf = {"target": "previous", "database": BEGINNING, "reason": "p99 doubled", "dry_run": False, "watch_minutes": 1}
+    back = released.run("release_rollback", conf)
+    back.answer("Approve")
+    assert "suppliers.data_score" in back.log("plan"), "the approver reads what is dropped"
+    assert back.ended() == "success", back.tasks
+    assert released.images() == everywhere(OLD)
+    assert released.schema() == BEGINNING
+    assert released.version_of_endpoint() == OLD
+    assert released.history("SELECT kind, outcome FROM release ORDER BY started_at") == [
+        ("deploy", "released"),
+        ("rollback", "released"),
+    ]
+
+
+def numbers(released: Released, run: Run) -> list[int]:
+    """The numbers of the samples that are stored."""
+    query = "SELECT number FROM watch_sample WHERE watch LIKE %s ORDER BY number"
+    return [number for (number,) in released.history(query, f"%{run.run_id}%")]
 
 
 # Failing after the rollout, undone by itself ------------------------------------------------------------
@@ -99,15 +157,12 @@ def test_what_fails_after_the_rollout_is_rolled_back_and_the_schema_stays(
     assert released.schema() == "0006_supplier_scores", "only expanded: kept"
     assert run.tasks["roll_back.smoke"] == "success"
     assert released.lock_holder() == ""
-    assert words in run.log("finish") + texts(run)
+    assert words in run.log(task) + texts(run)
     assert released.history("SELECT outcome FROM release WHERE run_id = %s", run.run_id) == [("rolled-back",)]
     assert released.history("SELECT id FROM incident") == []
 
 
 def test_a_destructive_migration_stops_and_asks_before_going_back(released: Released) -> None:
-    first = released.deploy(NEW, "release/v2.1", watch_minutes=1)
-    first.answer("Approve")
-    assert first.ended() == "success"
     run = released.deploy("v2.2.0", "release/v2.2", watch_minutes=30)
     run.answer("Approve")
     run.until_task("watch", "deferred")
@@ -115,13 +170,13 @@ def test_a_destructive_migration_stops_and_asks_before_going_back(released: Rele
     run.until_task("roll_back.ask", "awaiting_input")
     assert released.images() == everywhere("v2.2.0"), "nothing is undone by itself"
     released.platform.heal("error-spike")
+    run.answered = 0
     run.answer("Roll the images back", task_id="roll_back.ask")
     assert run.ended() == "failed"
-    assert released.images() == everywhere(NEW)
+    assert released.images() == everywhere(OLD)
     assert released.schema() == "0007_drop_old_engagement"
     assert "suppliers.engagement_status" in run.log("plan")
-    mails = released.platform.inbox("mail")
-    assert any("destructive" in str(mail) for mail in mails)
+    assert any("destructive" in str(mail) for mail in released.platform.inbox("mail"))
 
 
 # Not judged: neither passed nor undone ---------------------------------------------------------------
@@ -246,86 +301,3 @@ def test_a_failing_migration_stops_before_any_rollout(released: Released) -> Non
     assert released.images() == everywhere(OLD)
     assert released.schema() == "0006_supplier_scores", "the first of two; each is its own transaction"
     assert "no Deployment was changed" in run.log("finish")
-
-
-# Killed, restarted --------------------------------------------------------------------------------------
-
-
-def test_killed_tasks_and_a_restarted_airflow_change_nothing_about_the_end(released: Released) -> None:
-    run = released.deploy(NEW, "release/v2.1", watch_minutes=2)
-    run.answer("Approve")
-    for task in ("begin", "tag", "publish"):
-        killed(released, run, task)
-    run.until_task("watch", "deferred", seconds=200)
-    run.until("some samples", lambda: samples(released, run) >= 2)
-    released.restart("scheduler", "triggerer")
-    assert run.ended(300) == "success", run.tasks
-    numbers = [
-        number
-        for (number,) in released.history(
-            "SELECT number FROM watch_sample WHERE watch LIKE %s ORDER BY number", f"%{run.run_id}%"
-        )
-    ]
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no sample is missing"
-    assert len(numbers) == run.xcom("watch", "watch")["samples"]
-    assert released.images() == everywhere(NEW)
-    assert roots(run) == 1
-    assert texts(run).count("begins") == 1
-    jobs = released.kubectl("get", "jobs", "-o", "name")
-    assert sum("migrate" in name for name in jobs.splitlines()) == 1
-    assert len(released.history("SELECT 1 FROM change_event")) == 1
-
-
-def samples(released: Released, run: Run) -> int:
-    return int(released.history("SELECT count(*) FROM watch_sample WHERE watch LIKE %s", f"%{run.run_id}%")[0][0])
-
-
-def killed(released: Released, run: Run, task: str) -> None:
-    """Kill a task's process with -9 as soon as it runs, if it can be caught."""
-    states = ("running", "success", "up_for_retry", "failed")
-    run.until_task(task, *states, seconds=90)
-    for pid in task_processes(run.run_id, task):
-        os.kill(pid, signal.SIGKILL)
-
-
-def task_processes(run_id: str, task: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if run_id in line and task in line:
-            found.append(int(entry.name))
-    return found
-
-
-# Going back by hand -----------------------------------------------------------------------------------
-
-
-def test_a_rollback_downgrades_from_the_newer_image_before_the_old_one_returns(released: Released) -> None:
-    first = released.deploy(NEW, "release/v2.1", watch_minutes=1)
-    first.answer("Approve")
-    assert first.ended() == "success"
-    conf = {"target": "previous", "database": BEGINNING, "reason": "p99 doubled", "dry_run": False, "watch_minutes": 1}
-    run = released.run("release_rollback", conf)
-    run.until_task("approve", "awaiting_input")
-    assert "suppliers.data_score" in run.log("plan"), "the approver reads what is dropped"
-    run.answer("Approve")
-    assert run.ended() == "success", run.tasks
-    assert released.images() == everywhere(OLD)
-    assert released.schema() == BEGINNING
-    assert released.version_of_endpoint() == OLD
-    kinds = {row[0] for row in released.history("SELECT kind FROM release")}
-    assert kinds == {"deploy", "rollback"}
-
-
-def test_a_second_release_is_refused_while_one_is_under_way(released: Released) -> None:
-    first = released.deploy(NEW, "release/v2.1", watch_minutes=30)
-    first.answer("Approve")
-    first.until_task("watch", "deferred")
-    second = released.deploy("v2.2.0", "release/v2.2")
-    assert second.ended() == "failed"
-    assert f"release_deploy/{first.run_id} holds the change lock" in second.log("validate.quiet")

@@ -32,6 +32,14 @@ def failed_tasks(context: Context) -> list[str]:
     return sorted(task for task, state in states.items() if str(state) == "failed")
 
 
+def watched(context: Context, failed: Sequence[str]) -> dict[str, Any]:
+    """Return what became of the watch; one that failed and left no verdict has seen nothing, and is held."""
+    found = dict(pulled(context, WATCH, "watch") or {})
+    if WATCH in failed and not found.get("outcome"):
+        return {"outcome": "held", "reason": "the watch did not come to its end (see its log)"}
+    return found
+
+
 class DecideRollbackOperator(BaseOperator):
     """Decide what a failure after the migration means: roll back, ask, or leave it alone.
 
@@ -52,7 +60,7 @@ class DecideRollbackOperator(BaseOperator):
             undone = self._rolled_out(context, acting)
             if not undone:
                 raise AirflowSkipException("this run rolled nothing out: nothing to undo")
-            watch = pulled(context, WATCH, "watch") or {}
+            watch = watched(context, failed)
             plan = approved(context)
         why = watch.get("reason") or f"{', '.join(failed) or 'a task'} failed"
         decision = {"workloads": undone, "why": why, "ask": False, "roll_back": True}
@@ -221,7 +229,7 @@ class FinishReleaseOperator(BaseOperator):
             dry_run=acting.params.get("dry_run") is not False,
             nothing_to_do=bool(pulled(context, REQUEST, "nothing_to_do")),
             approval=pulled(context, APPROVAL, "approval") or {},
-            watch=pulled(context, WATCH, "watch") or {},
+            watch=watched(context, [task for task, state in states.items() if str(state) == "failed"]),
             decision=pulled(context, DECIDE) or {},
             undone=self.undo_task_ids,
             kind=self.kind,
