@@ -190,12 +190,17 @@ class Client:
         """Return a task's log as text."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
         lines = self.get(path, full_content=True)["content"]
-        return "\n".join(line if isinstance(line, str) else str(line.get("event", "")) for line in lines)
+        return "\n".join(line if isinstance(line, str) else _said(line) for line in lines)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
         """Return a value that a task left."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.get(path, deserialize=True)["value"]
+
+
+def _said(line: dict[str, Any]) -> str:
+    errors = [f"{e.get('exc_type')}: {e.get('exc_value')}" for e in line.get("error_detail") or ()]
+    return "\n".join([str(line.get("event", "")), *errors])
 
 
 def _airflow() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from vcci_ops.exceptions import DeliveryFailed, Forbidden, MeasurementError, OpsError, Unreachable
+from vcci_ops.exceptions import DeliveryFailed, MeasurementError, OpsError, Unreachable
 from vcci_ops.hooks.releases import Journal
 from vcci_ops.settings import Settings, load_settings
 
@@ -25,15 +25,19 @@ log = logging.getLogger("airflow.task")
 def failing_clearly() -> Iterator[None]:
     """Turn this library's errors into Airflow's: tried again where that may help, failed at once where not.
 
+    The reason stands in the log as a line of its own, above the traceback.
+
     :raises AirflowException: for what did not answer; a retry may find it well.
     :raises AirflowFailException: for refusals, failed changes, wrong input, missing rights.
     """
     try:
         yield
     except (Unreachable, DeliveryFailed) as error:
+        log.error("%s", error)
         raise AirflowException(str(error)) from error
-    except (Forbidden, OpsError) as error:
-        raise AirflowFailException(str(error)) from error
+    except OpsError as error:
+        log.error("%s", error)
+        raise AirflowFailException(str(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)
