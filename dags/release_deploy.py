@@ -324,4 +324,7 @@ with DAG(
         >> watch
     )
     [*rollouts, ready, smoke, watch] >> decide
-    [watch, back, smoke_again, *undo] >> finish >> unlock.as_teardown(setups=lock)
+    # What lies between setup and teardown does not run when the setup did not, whatever its trigger rule: so the
+    # end, which has to tell of that, comes after both.
+    [watch, ask, back, smoke_again, *undo] >> unlock.as_teardown(setups=lock)
+    [watch, decide, ask, back, smoke_again, *undo, unlock] >> finish

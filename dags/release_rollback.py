@@ -179,4 +179,7 @@ with DAG(
     [validate, candidate] >> plan
     plan >> gate >> approve >> lock >> begin >> downgrade >> returns >> ready
     begin >> returns
-    [ready, smoke] >> watch >> finish >> unlock.as_teardown(setups=lock)
+    # What lies between setup and teardown does not run when the setup did not, whatever its trigger rule: so the
+    # end, which has to tell of that, comes after both.
+    [ready, smoke] >> watch >> unlock.as_teardown(setups=lock)
+    [watch, unlock] >> finish

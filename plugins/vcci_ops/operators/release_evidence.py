@@ -158,7 +158,7 @@ class Evidence:
         took = {crumb["task_id"]: crumb.get("duration") for crumb in crumbs}
         for task in self.context["dag"].topological_sort():  # type: ignore[no-untyped-call]
             state = self.facts.states.get(task.task_id)
-            if state and task.task_id not in (self.context["ti"].task_id, "unlock"):
+            if state and task.task_id != self.context["ti"].task_id:
                 seconds = None if state == "skipped" else took.get(task.task_id)
                 yield {"name": task.task_id, "status": state, "seconds": seconds, "detail": ""}
 
