@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from vcci_ops.domain.watch import MetricVerdict, Outcome, Sample, Verdict, WatchState, event_of, judge_sample
 from vcci_ops.domain.watched import change_of, scaled
-from vcci_ops.exceptions import MeasurementError, Unreachable
+from vcci_ops.exceptions import Forbidden, MeasurementError, Unreachable
 from vcci_ops.hooks.lookups import remembering
 from vcci_ops.hooks.prometheus_async import AsyncPrometheus
 from vcci_ops.hooks.samples import WatchSamples
@@ -206,8 +206,8 @@ class Watcher:
             baseline=self.trigger.baseline,
             notes=notes,
         )
-        if sample.blind:
-            self._looked_up.clear()  # a password may have changed
+        if any(isinstance(reading, Forbidden) for reading in readings.values()):
+            self._looked_up.clear()  # a password may have been changed
         if blind:
             sample = dataclasses.replace(sample, metrics=(*sample.metrics, blind))
         self.state.add(sample)
