@@ -117,8 +117,9 @@ def _inconclusive(facts: Facts) -> Ending:
 
 def _failed(facts: Facts) -> Ending:
     if facts.approval and not facts.approval.get("approved"):
-        said = str(facts.approval.get("reason") or "rejected")
-        return Ending("rejected", said, "Nothing was changed.", Status.CRITICAL)
+        # The verdict says already that it was not approved, and that nothing was changed.
+        said = str(facts.approval.get("reason") or "rejected").removeprefix("rejected: ")
+        return Ending("rejected", said, "Trigger it again when somebody can approve it.", Status.CRITICAL)
     where = ", ".join(facts.failed)
     if not facts.begun:
         return Ending("failed", f"stopped before any change: {where}", f"Read the log of {where}.", Status.CRITICAL)

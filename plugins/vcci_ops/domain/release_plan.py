@@ -7,9 +7,16 @@ from typing import Any
 
 from vcci_ops.domain.migrations import Classified, Migration, classify
 from vcci_ops.domain.plans import SHORT, plan_hash
+from vcci_ops.domain.units import humanize
+from vcci_ops.settings_watch import WatchMetric
 
 _CLASSES = ("none", "expand-only", "destructive")
 _SQL_SHOWN = 4000
+_LOST = {
+    "deploy": "A rollback cannot bring back what these migrations drop: it stops and asks.",
+    "rollback": "What is dropped here is gone: afterwards only a backup has it.",
+}
+_PAST = ("last_hour", "last_week")
 
 
 def schema_part(current: str | None, migrations: Sequence[Migration], *, apply: bool) -> dict[str, Any]:
@@ -49,28 +56,56 @@ def world(workloads: Mapping[str, Mapping[str, Any]], schema: str | None) -> dic
     }
 
 
-def plan_markdown(plan: Mapping[str, Any], *, where: str = "") -> str:
+def plan_markdown(
+    plan: Mapping[str, Any], *, where: str = "", order: Sequence[str] = (), metrics: Sequence[WatchMetric] = ()
+) -> str:
     """Write a plan for the person who approves it in the Airflow UI.
 
     :param where: where the whole plan can be read, when its SQL is too long for the page.
+    :param order: names of workloads, as they are rolled out; default: as the plan has them.
+    :param metrics: of the watch, for their titles and units.
     """
-    return "\n".join(_lines(plan, where))
+    return "\n".join(_lines(plan, where, order, {metric.id: metric for metric in metrics}))
 
 
-def _lines(plan: Mapping[str, Any], where: str) -> Iterator[str]:
-    yield f"**{plan['from_version']} → {plan['version']}** on *{plan['environment']}*, for {plan['requested_by']}"
-    yield f"\nReason: {_plain(plan['reason'])}\n"
+def _lines(
+    plan: Mapping[str, Any], where: str, order: Sequence[str], metrics: Mapping[str, WatchMetric]
+) -> Iterator[str]:
+    who = f"asked for by {plan['requested_by']}"
+    yield f"**{plan['from_version']} → {plan['version']}** on *{plan['environment']}*, {who}\n"
+    yield f"Reason: {_plain(plan['reason'])}\n"
+    yield from _source_lines(plan)
     yield f"Plan `{plan_hash(plan)[:SHORT]}`: exactly this is approved. If the platform moves, nothing is done.\n"
     yield "| workload | replicas | now | then |\n|---|---|---|---|"
-    for name, workload in plan["workloads"].items():
+    workloads = plan["workloads"]
+    for name in (*(name for name in order if name in workloads), *(name for name in workloads if name not in order)):
+        workload = workloads[name]
         yield f"| {name} | {workload['replicas']} | `{_short(workload['image'])}` | `{_short(workload['to'])}` |"
-    yield from _schema_lines(plan["schema"], where)
-    yield from _baseline_lines(plan.get("baseline") or {})
+    yield from _schema_lines(plan["schema"], where, lost=_LOST[plan.get("kind", "deploy")])
+    yield from _watch_lines(plan)
+    yield from _baseline_lines(plan.get("baseline") or {}, metrics)
     if plan.get("changelog"):
         yield f"\n### What is in it\n\n{plan['changelog']}"
 
 
-def _schema_lines(schema: Mapping[str, Any], where: str) -> Iterator[str]:
+def _source_lines(plan: Mapping[str, Any]) -> Iterator[str]:
+    if plan.get("commit") and plan.get("ref"):
+        yield f"Source: `{_plain(plan['ref'])}` at commit `{plan['commit'][:SHORT]}`\n"
+
+
+def _watch_lines(plan: Mapping[str, Any]) -> Iterator[str]:
+    minutes = (plan.get("watch") or {}).get("minutes")
+    if plan.get("kind", "deploy") != "deploy" or not minutes:
+        return
+    yield f"\n### Afterwards\n\nWatched for **{minutes} min**. When something fails after the migration,"
+    yield (
+        "a person is asked whether the images go back."
+        if plan["schema"]["class"] == "destructive"
+        else "the images of the column *now* come back by themselves; the schema stays."
+    )
+
+
+def _schema_lines(schema: Mapping[str, Any], where: str, *, lost: str) -> Iterator[str]:
     yield "\n### Database schema\n"
     if not schema["migrations"]:
         yield f"Stays at `{schema['from']}`."
@@ -80,7 +115,7 @@ def _schema_lines(schema: Mapping[str, Any], where: str) -> Iterator[str]:
         return
     yield f"`{schema['from']}` → `{schema['to']}`, **{schema['class']}**"
     if schema["class"] == "destructive":
-        yield "\n**A rollback cannot bring back what these migrations drop: it stops and asks.**"
+        yield f"\n**{lost}**"
     for migration in schema["migrations"]:
         yield f"\n- `{migration['revision']}`: {migration['class']}"
         yield from (f"    - {_plain(line)}" for line in (*migration["reasons"], *migration["warnings"]))
@@ -90,16 +125,24 @@ def _schema_lines(schema: Mapping[str, Any], where: str) -> Iterator[str]:
     yield f"\n```sql\n{sql[:_SQL_SHOWN].replace('```', '` ` `')}{cut}\n```"
 
 
-def _baseline_lines(baseline: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    if not baseline:
-        return
-    yield "\n### What the watch compares with\n\n| metric | last hour | same hour last week |\n|---|---|---|"
-    for name, value in baseline.items():
-        yield f"| {name} | {_number(value.get('last_hour'))} | {_number(value.get('last_week'))} |"
+def _baseline_lines(baseline: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, WatchMetric]) -> Iterator[str]:
+    known = {name: value for name, value in baseline.items() if _past(value)}
+    if known:
+        yield "\n### What the watch compares with\n\n| metric | last hour | same hour last week |\n|---|---|---|"
+    for name, value in known.items():
+        metric = metrics.get(name)
+        figures = " | ".join(_number(value.get(key), metric.unit if metric else "") for key in _PAST)
+        yield f"| {metric.title if metric else name} | {figures} |"
+    if others := [metrics[name].title if name in metrics else name for name in baseline if name not in known]:
+        yield f"\n{'Also watched' if known else 'Watched'}, against the present: {', '.join(others)}."
 
 
-def _number(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def _past(value: Mapping[str, Any]) -> bool:
+    return any(value.get(key) is not None for key in _PAST)
+
+
+def _number(value: Any, unit: str) -> str:
+    return "–" if value is None else humanize(value, unit)
 
 
 def _short(reference: str) -> str:
