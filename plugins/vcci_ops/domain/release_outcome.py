@@ -9,6 +9,7 @@ from typing import Any
 from vcci_ops.domain.results import Status
 
 _FAILED = ("failed", "upstream_failed")
+UNLOCK, DECIDE = "unlock", "roll_back.decide"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,12 @@ class Facts:
     @property
     def failed(self) -> list[str]:
         """Tasks that failed themselves."""
-        return [task for task, state in self.states.items() if state == "failed"]
+        return [task for task, state in self.states.items() if state == "failed" and task != UNLOCK]
+
+    @property
+    def rolled_out(self) -> bool:
+        """Whether a rollout was tried, so that Deployments may run the new version."""
+        return any(t.startswith("roll_out.") and s in ("success", "failed") for t, s in self.states.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +80,14 @@ def judge(facts: Facts) -> Ending:
 def _well(facts: Facts) -> Ending:
     if facts.dry_run:
         return Ending("dry-run", "the plan is made; nothing was changed", "Trigger it without dry run.", Status.OK)
+    if facts.watch.get("outcome") != "passed":
+        action = "Somebody marked tasks in the UI. Look at the platform yourself, or clear `watch`."
+        return Ending("inconclusive", "it was not watched to the end", action, Status.UNKNOWN)
+    if facts.states.get(UNLOCK) == "failed":
+        action = "The change lock is still held: clear `unlock`, or use break_glass_unlock."
+        return Ending(
+            "released", "done, verified and watched, but the lock could not be given back", action, Status.WARNING
+        )
     if facts.kind == "rollback":
         return Ending("released", "back at the earlier version, verified and watched", "Nothing.", Status.OK)
     return Ending("released", "released, verified and watched", "Nothing.", Status.OK)
@@ -88,10 +102,16 @@ def _undone(facts: Facts) -> Ending:
         action = "The migration was destructive. Decide by hand: keep the release, or restore from the backup."
         return Ending("failed", f"not rolled back, after a destructive migration: {why}", action, Status.CRITICAL)
     if bad:
-        action = f"Act now: {', '.join(bad)} failed. Compare what runs with the plan, and bring it back by hand."
-        return Ending("rollback-failed", f"the release failed ({why}) AND its rollback failed", action, Status.CRITICAL)
+        named = ", ".join([task for task in bad if facts.states[task] == "failed"] or bad)
+        return Ending("rollback-failed", f"{why}; then {named} failed", _by_hand(facts, named), Status.CRITICAL)
     action = "The previous version serves again. Find the reason before the next try."
     return Ending("rolled-back", f"rolled back by itself: {why}", action, Status.CRITICAL)
+
+
+def _by_hand(facts: Facts, named: str) -> str:
+    if any(facts.states.get(task) != "success" for task in facts.undone if facts.states.get(task) != "skipped"):
+        return f"Act now: read the log of {named}, compare what runs with the plan, and bring it back by hand."
+    return f"Act now: the earlier images are back, and still it is not well. Read the log of {named}."
 
 
 def _held(facts: Facts) -> Ending:
@@ -99,7 +119,7 @@ def _held(facts: Facts) -> Ending:
         "See to what the watch could not reach, look at the platform yourself, then keep the release or trigger "
         "release_rollback. Clearing `watch` watches again."
     )
-    words = f"rolled out and NOT judged: {facts.watch.get('reason', 'the watch had no data')}"
+    words = str(facts.watch.get("reason") or "the watch had no data")
     return Ending("held", words, action, Status.UNKNOWN)
 
 
@@ -111,7 +131,7 @@ def _superseded(facts: Facts) -> Ending:
 
 def _inconclusive(facts: Facts) -> Ending:
     action = "Too few requests to judge by. Look yourself, or clear `watch` when there is traffic."
-    words = f"rolled out and not judged: {facts.watch.get('reason', 'too little traffic')}"
+    words = str(facts.watch.get("reason") or "too little traffic")
     return Ending("inconclusive", words, action, Status.UNKNOWN)
 
 
@@ -126,5 +146,11 @@ def _failed(facts: Facts) -> Ending:
     if facts.kind == "rollback":
         action = f"Act now: {where} failed. Compare what runs with the plan, and bring it back by hand."
         return Ending("rollback-failed", f"the rollback stopped at {where}", action, Status.CRITICAL)
+    if facts.states.get(DECIDE) == "failed":
+        action = "Act now: Deployments may run the new version. Clear `roll_back.decide`, or trigger release_rollback."
+        return Ending("rollback-failed", f"it failed ({where}), and nothing was rolled back", action, Status.CRITICAL)
+    if facts.rolled_out:
+        action = f"No Deployment runs what this run rolled out. Read the log of {where} and of roll_back.decide."
+        return Ending("failed", f"stopped at {where}; there was nothing to roll back", action, Status.CRITICAL)
     action = f"Read the log of {where}; no Deployment was changed. Clear it to go on, or start again."
     return Ending("failed", f"stopped at {where}, before any rollout", action, Status.CRITICAL)
