@@ -65,6 +65,7 @@ from vcci_ops.operators.release_act import (
     ReadyOperator,
     ReleaseWatchOperator,
     RolloutWorkloadOperator,
+    SmokeOperator,
     TagOperator,
 )
 from vcci_ops.operators.release_end import (
@@ -272,15 +273,18 @@ with DAG(
     with TaskGroup("verify") as verify:
         ready = ReadyOperator(task_id="ready", namespace=namespace, trigger_rule="none_failed_min_one_success")
         rollouts >> ready
-        smoke = ReleaseJobOperator(
+        smoke = SmokeOperator(
             task_id="smoke", namespace=namespace, step="smoke", command="smoke", junit=True, acting=True
         )
         ready >> smoke
     watch = ReleaseWatchOperator(task_id="watch", namespace=namespace)
 
+    # The way back is not given up because something does not answer for a minute.
+    patiently = {"retries": 8, "retry_exponential_backoff": True, "max_retry_delay": dt.timedelta(minutes=2)}
+
     with TaskGroup("roll_back") as roll_back:
         # One failure anywhere after the migration is enough; whether anything is to be undone, it looks up itself.
-        decide = DecideRollbackOperator(task_id="decide", trigger_rule="one_failed")
+        decide = DecideRollbackOperator(task_id="decide", trigger_rule="one_failed", **patiently)
         ask = AskRollbackOperator(task_id="ask", within=release.approvals.within)
         undo = [
             UndoWorkloadOperator(
@@ -288,12 +292,15 @@ with DAG(
                 namespace=namespace,
                 workload=workload,
                 within=release.rollout_within,
+                **patiently,
                 # `ask` is skipped when nobody has to be asked; `decide` when there is nothing to undo.
                 trigger_rule="none_failed_min_one_success",
             )
             for workload in release.workloads
         ]
-        back = RolledBackReadyOperator(task_id="ready", namespace=namespace, trigger_rule="none_failed_min_one_success")
+        back = RolledBackReadyOperator(
+            task_id="ready", namespace=namespace, trigger_rule="none_failed_min_one_success", **patiently
+        )
         smoke_again = RolledBackSmokeOperator(
             task_id="smoke", namespace=namespace, step="smoke-after-rollback", command="smoke", junit=True, acting=True
         )

@@ -71,7 +71,7 @@ with DAG(
     schedule=None,
     catchup=False,
     max_active_runs=2,
-    dagrun_timeout=dt.timedelta(days=1),
+    dagrun_timeout=dt.timedelta(days=2),
     on_failure_callback=tell_of_silence,
     tags=[RELEASE, CHANGES_PRODUCTION, ON_DEMAND],
     default_args={

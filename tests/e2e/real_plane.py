@@ -97,9 +97,10 @@ class ReallyReleased(Released):
     """
 
     def __init__(self, platform: Platform, plane: Plane, images: dict[str, str]) -> None:
-        super().__init__(platform)
         self.plane = plane
         self.before = images
+        plane.apply(*(deployment(name, image) for name, image in images.items()))
+        super().__init__(platform)
 
     def kubectl(self, *args: str, given: str | None = None, check: bool = True) -> str:
         try:

@@ -21,8 +21,10 @@ import requests
 
 from sandbox.airflow import Client
 from sandbox.releases import repository, story
+from sandbox.service import wait_until
 from sandbox.services.kube import kubeconfig
 from sandbox.services.postgres import PRODUCTION, Production, admin
+from sandbox.services.prometheus import query
 
 NAMESPACE = "vcci-production"
 WORKLOADS = ("backend-api", "worker", "beat", "frontend")
@@ -60,8 +62,13 @@ class Run:
     def tasks(self) -> dict[str, str]:
         return self._client().tasks(self.dag_id, self.run_id)
 
-    def log(self, task_id: str, attempt: int = 1) -> str:
-        return self._client().log(self.dag_id, self.run_id, task_id, attempt)
+    def log(self, task_id: str) -> str:
+        """Everything that a task said, in all its tries."""
+        said = []
+        for attempt in (1, 2, 3):
+            with contextlib.suppress(requests.HTTPError):
+                said.append(self._client().log(self.dag_id, self.run_id, task_id, attempt))
+        return "\n".join(said)
 
     def xcom(self, task_id: str, key: str = "return_value") -> Any:
         return self._client().xcom(self.dag_id, self.run_id, task_id, key)
@@ -121,6 +128,7 @@ class Released:
         self.sandbox = platform.sandbox
         self.people = {name: platform.demo.client(name) for name in ("admin", "approver")}
         self.requester = self.people["admin"]
+        self._beginning = self._references()
 
     # Doing --------------------------------------------------------------------------------------
 
@@ -153,10 +161,13 @@ class Released:
         return done.stdout
 
     def images(self) -> dict[str, str]:
-        """The image that each Deployment asks for, by its tag."""
+        """The tag of the image that each Deployment asks for."""
+        return {name: image.split("@")[0].rpartition(":")[2] for name, image in self._references().items()}
+
+    def _references(self) -> dict[str, str]:
         listed = json.loads(self.kubectl("get", "deployments", "-o", "json"))["items"]
         found = {d["metadata"]["name"]: d["spec"]["template"]["spec"]["containers"][0]["image"] for d in listed}
-        return {name: found[name].split("@")[0].rpartition(":")[2] for name in WORKLOADS}
+        return {name: found[name] for name in WORKLOADS}
 
     def schema(self) -> str:
         with admin(self.sandbox, Production(), PRODUCTION) as connection:
@@ -195,9 +206,18 @@ class Released:
         self._schema()
         for tag in self.tags() - {"v1.9.0", "v2.0.0"}:
             self.git("tag", "--delete", tag)
+        wait_until("requests are counted", self._counted, seconds=60, every=0.5)
         for table in ("incident", "release", "change_event"):
             with psycopg.connect(self._history_dsn(), autocommit=True) as connection:
                 connection.execute(f"DELETE FROM {table}")
+
+    def _counted(self) -> bool:
+        """Whether Prometheus has seen requests lately, as after it was away."""
+        try:
+            (found,) = query(self.sandbox, 'sum(increase(http_requests_total{job="backend-api"}[15s]))')
+            return float(found["value"][1]) > 100
+        except (OSError, ValueError):
+            return False
 
     def _history_dsn(self) -> str:
         from sandbox.history import _connect
@@ -215,9 +235,8 @@ class Released:
     def _workloads(self) -> None:
         if all(tag == "v2.0.0" for tag in self.images().values()):
             return
-        images = {"beat": "worker"}
-        for name in WORKLOADS:
-            self.kubectl("set", "image", f"deployment/{name}", f"{name}=vcci/{images.get(name, name)}:v2.0.0")
+        for name, image in self._beginning.items():
+            self.kubectl("set", "image", f"deployment/{name}", f"{name}={image}")
         for name in WORKLOADS:
             self.kubectl("rollout", "status", f"deployment/{name}", "--timeout=50s")
 

@@ -226,6 +226,7 @@ def test_the_role_reads_the_columns_of_the_checks_and_no_secret_setting(box: San
     assert tables.pop("audit_log") == ["action", "actor", "created_at", "details", "id", "ip", "target"]
     assert tables.pop("sessions") == ["last_active", "tenant_id"]
     assert tables.pop("tenants") == ["status"]
+    assert tables.pop("alembic_version") == ["version_num"]
     # Views of the extension, open to everybody.
     assert set(tables) <= {"pg_stat_statements", "pg_stat_statements_info"}
 

@@ -329,7 +329,7 @@ def test_a_run_that_told_nobody_tells_the_on_call_mailbox_and_only_that(places: 
 def test_migrations_can_run_twice_and_go_back(places: Places) -> None:
     upgrade()
     with History().connect() as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001_history",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002_releases",)
     assert History().snapshots("nowhere", "signatures", dt.datetime.now(dt.UTC), days=9) == []
 
 

@@ -10,6 +10,7 @@ from vcci_ops.domain.release_outcome import Facts, judge
 
 UNDO = ("roll_back.backend-api", "roll_back.worker")
 GOOD = {"plan": "success", "begin": "success", "watch": "success", "roll_back.decide": "skipped"}
+PASSED = {"outcome": "passed"}
 DECISION = {"roll_back": True, "ask": False, "why": "error rate 4 %"}
 
 
@@ -21,8 +22,22 @@ def ending(**given: Any) -> Any:
 @pytest.mark.parametrize(
     ("given", "outcome", "well"),
     [
-        pytest.param({}, "released", True, id="clean"),
-        pytest.param({"kind": "rollback"}, "released", True, id="asked for"),
+        pytest.param({"watch": PASSED}, "released", True, id="clean"),
+        pytest.param({}, "inconclusive", False, id="the watch was marked done by hand"),
+        pytest.param({"watch": PASSED, "states": {**GOOD, "unlock": "failed"}}, "released", True, id="lock still held"),
+        pytest.param(
+            {"states": {"roll_out.worker": "success", "verify.smoke": "failed", "roll_back.decide": "failed"}},
+            "rollback-failed",
+            False,
+            id="nobody could decide",
+        ),
+        pytest.param(
+            {"states": {"roll_out.worker": "failed", "roll_back.decide": "skipped"}},
+            "failed",
+            False,
+            id="not ours",
+        ),
+        pytest.param({"kind": "rollback", "watch": PASSED}, "released", True, id="asked for"),
         pytest.param({"dry_run": True, "begun": False}, "dry-run", True, id="dry run"),
         pytest.param({"nothing_to_do": True, "begun": False}, "nothing-to-do", True, id="again"),
         pytest.param(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vcci_ops.domain.changelog import escape_markdown
 from vcci_ops.domain.migrations import Classified, Migration, classify
 from vcci_ops.domain.plans import SHORT, plan_hash
 from vcci_ops.domain.units import humanize
@@ -71,9 +72,9 @@ def plan_markdown(
 def _lines(
     plan: Mapping[str, Any], where: str, order: Sequence[str], metrics: Mapping[str, WatchMetric]
 ) -> Iterator[str]:
-    who = f"asked for by {plan['requested_by']}"
+    who = f"asked for by {escape_markdown(plan['requested_by'])}"
     yield f"**{plan['from_version']} → {plan['version']}** on *{plan['environment']}*, {who}\n"
-    yield f"Reason: {_plain(plan['reason'])}\n"
+    yield f"Reason: {escape_markdown(plan['reason'])}\n"
     yield from _source_lines(plan)
     yield f"Plan `{plan_hash(plan)[:SHORT]}`: exactly this is approved. If the platform moves, nothing is done.\n"
     yield "| workload | replicas | now | then |\n|---|---|---|---|"

@@ -11,6 +11,8 @@ from vcci_ops.domain import versions
 from vcci_ops.exceptions import Refused
 
 PREVIOUS = "previous"
+FAILED = ("rolled-back", "rollback-failed", "failed", "held")
+"""Outcomes after which a version is not called good."""
 _REVISION = "deployment.kubernetes.io/revision"
 _CAUSE = "kubernetes.io/change-cause"
 
@@ -59,18 +61,47 @@ def _is(owner: Mapping[str, Any], deployment: str) -> bool:
     return bool(owner.get("controller")) and owner.get("kind") == "Deployment" and owner.get("name") == deployment
 
 
-def choose(workload: str, revisions: Sequence[Revision], target: str, bad: Iterable[str]) -> Revision:
-    """Return the revision to go back to.
+def failed_versions(records: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the versions whose newest release failed.
 
-    :param revisions: newest first; the first one runs now.
-    :param target: :data:`PREVIOUS`, a revision's number, or a version.
-    :param bad: versions whose release failed; :data:`PREVIOUS` passes over them.
+    :param records: releases and rollbacks, newest first; how a rollback *to* a version went says nothing about it.
+    """
+    newest: dict[str, str] = {}
+    for record in records:
+        if record["kind"] == "deploy":
+            newest.setdefault(record["version"], record["outcome"])
+    return {version for version, outcome in newest.items() if outcome in FAILED}
+
+
+def previous_version(revisions: Mapping[str, Sequence[Revision]], failed: set[str]) -> str:
+    """Return the one version that all Deployments go back to: the newest good one before the newest that runs.
+
+    One for all, so that a half-way release does not send those back that it had not reached.
+
+    :param revisions: Deployment → its revisions, newest first.
     :raises Refused: when there is none; lists what there is.
     """
-    current, earlier = revisions[0], revisions[1:]
-    if target == PREVIOUS:
-        found = next((r for r in earlier if r.version not in set(bad) and r.image != current.image), None)
-    elif re.fullmatch(r"[1-9][0-9]{0,8}", target, re.ASCII):
+    for name, kept in revisions.items():
+        if not kept:
+            raise Refused(f"target: {name} has no revision that is kept (revisionHistoryLimit)")
+    running = [versions.version_of(kept[0].image) for kept in revisions.values()]
+    newest = max((version for version in running if version), default=None)
+    known = {versions.version_of(revision.image) for kept in revisions.values() for revision in kept}
+    good = [v for v in known if v and newest and v < newest and str(v) not in failed]
+    if not good:
+        listed = "; ".join(f"{name}: {_listed(kept)}" for name, kept in revisions.items())
+        raise Refused(f"target: there is no earlier version whose release did not fail. Kept are {listed}")
+    return str(max(good))
+
+
+def choose(workload: str, revisions: Sequence[Revision], target: str) -> Revision:
+    """Return the revision to go back to; the present one when that is it.
+
+    :param revisions: newest first; the first one runs now.
+    :param target: a revision's number, or a version.
+    :raises Refused: when there is none; lists what there is.
+    """
+    if re.fullmatch(r"[1-9][0-9]{0,8}", target, re.ASCII):
         found = next((r for r in revisions if r.number == int(target)), None)
     else:
         found = next((r for r in revisions if r.version == target), None)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from vcci_ops.exceptions import NoData
 from vcci_ops.hooks.history import History
 
 
@@ -152,6 +153,26 @@ class Releases:
         with History(self.conn_id).connect() as connection:
             rows = connection.execute(query, (self.environment, most)).fetchall()
         return [{**dict(zip(columns, row, strict=True)), "at": row[-1].isoformat()} for row in rows]
+
+    def close_incident(self, number: str, by: str, reason: str) -> str:
+        """Close an incident and return its title; one that is closed already stays as it was closed.
+
+        :param number: such as ``INC-2026-11-24-001``.
+        :raises NoData: when there is none of this number.
+        """
+        closing = json.dumps({"closed_by": by, "closed_because": reason})
+        with History(self.conn_id).connect() as connection:
+            connection.execute(
+                "UPDATE incident SET closed_at = now(), detail = detail || %s::jsonb "
+                "WHERE id = %s AND environment = %s AND closed_at IS NULL",
+                (closing, number, self.environment),
+            )
+            row = connection.execute(
+                "SELECT title FROM incident WHERE id = %s AND environment = %s", (number, self.environment)
+            ).fetchone()
+        if row is None:
+            raise NoData(f"there is no incident {number} in {self.environment}")
+        return str(row[0])
 
     def open_incidents(self) -> list[dict[str, Any]]:
         """Return the incidents that nobody has closed, gravest first."""

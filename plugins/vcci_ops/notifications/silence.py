@@ -33,7 +33,7 @@ class SilentRunNotifier(SmtpNotifier):
         run = context["dag_run"]
         try:
             where = (load_settings().environment, str(run.dag_id), str(run.run_id))
-            told = "slack" in History(self.history_conn_id).deliveries(*where)
+            told = bool({"slack", "slack:final"} & set(History(self.history_conn_id).deliveries(*where)))
         except MeasurementError:
             told = False  # better one mail too many
         if not told:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from vcci_ops.domain import release_text
+from vcci_ops.domain import release_text, versions
 from vcci_ops.domain.plans import require_unchanged
 from vcci_ops.domain.rollouts import image_of
 from vcci_ops.domain.watched import expected_of
-from vcci_ops.exceptions import ChangeFailed, Refused
+from vcci_ops.exceptions import ChangeFailed, Refused, Unreachable
 from vcci_ops.operators.acting import Acting, failing_clearly, pulled, tell
 from vcci_ops.operators.approval import approved_plan
 from vcci_ops.operators.release_plan import APPROVAL, PLAN, ReleaseJobOperator, in_order
-from vcci_ops.operators.release_validate import running
+from vcci_ops.operators.release_validate import require_quiet, running
 from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
 from vcci_ops.operators.watch import WatchOperator, WatchSubject
 
@@ -29,8 +29,10 @@ MIGRATE = "migrate"
 def approved(context: Context) -> dict[str, Any]:
     """Return the plan of this run, approved and unchanged.
 
-    :raises Refused: when it is not.
+    :raises Refused: when it is not, or this is a dry run, whatever somebody marked in the UI.
     """
+    if Acting.of(context).params.get("dry_run") is not False:
+        raise Refused("this is a dry run: nothing is changed")
     return in_order(approved_plan(context, PLAN, APPROVAL), Acting.of(context).settings.release.workloads)
 
 
@@ -51,6 +53,38 @@ def world(acting: Acting, names: list[str]) -> dict[str, Any]:
 
     found = running(KubernetesWriter(), acting.settings.kubernetes.namespace, names)
     return {"schema": current_revision(), **{name: workload["image"] for name, workload in found.items()}}
+
+
+def require_on_the_way(plan: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Pass when everything is as before or as planned: a run that goes on, not one that others have overtaken.
+
+    :raises Refused: otherwise; lists what is neither.
+    """
+    schema = plan["schema"]
+    allowed = {"schema": {schema["from"], schema["to"], *(step["revision"] for step in schema["migrations"])}}
+    allowed |= {name: {workload["image"], workload["to"]} for name, workload in plan["workloads"].items()}
+    moved = [f"{name} is at {now[name]}" for name, either in allowed.items() if now[name] not in either]
+    if moved:
+        raise Refused(
+            f"the platform is neither as before this run nor as it planned: {'; '.join(moved)}. Start a new run"
+        )
+
+
+def served_version(context: Context, workloads: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """Return the version that the public endpoint must report; "" when the image's tag is none.
+
+    :param workloads: Deployments of this run; when the API's is not among them, what it runs now counts.
+    :param key: under which they have their image: image, from or to.
+    """
+    from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
+
+    settings = Acting.of(context).settings
+    like = settings.release.jobs.like
+    if like in workloads:
+        image = workloads[like][key]
+    else:
+        image = running(KubernetesWriter(), settings.kubernetes.namespace, [like])[like]["image"]
+    return str(versions.version_of(image) or "")
 
 
 def planned_world(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,8 +112,13 @@ class BeginReleaseOperator(BaseOperator):
         with failing_clearly():
             plan = approved(context)
             require_lock(acting)
+            now = world(acting, list(plan["workloads"]))
             if acting.journal.recall("begun") is None:
-                require_unchanged(planned_world(plan), world(acting, list(plan["workloads"])))
+                if plan["kind"] == "deploy":  # an incident is what a rollback is for
+                    require_quiet(acting)
+                require_unchanged(planned_world(plan), now)
+            else:
+                require_on_the_way(plan, now)
             approval = pulled(context, APPROVAL, "approval") or {}
             by = {
                 "requested_by": plan["requested_by"],
@@ -171,6 +210,14 @@ class PublishImagesOperator(BaseOperator):
                 self.log.info("%s:%s is %s", repository, plan["version"], image["digest"])
 
 
+class SmokeOperator(ReleaseJobOperator):
+    """Smoke tests of the release, which must find the version that the API runs."""
+
+    def version(self, context: Context) -> str:
+        """Return the version that the tests must find."""
+        return served_version(context, approved(context)["workloads"], "to")
+
+
 class MigrateOperator(ReleaseJobOperator):
     """Run the migrations with the new image, to the recorded revision; skipped when none is due.
 
@@ -210,8 +257,6 @@ class RolloutWorkloadOperator(RolloutOperator):
         planned = plan["workloads"].get(self.workload)
         if planned is None:
             return None
-        # Noted before it is done: a killed run must know that there may be something to roll back.
-        acting.journal.remember(f"rollout:{self.workload}", {"from": planned["image"], "to": planned["to"]})
         return WorkloadChange(
             workload=self.workload,
             container=planned["container"],
@@ -235,16 +280,19 @@ class ReadyOperator(BaseOperator):
         self.namespace = namespace
 
     def expected(self, context: Context) -> tuple[list[str], str]:
-        """Return the Deployments and the version that the endpoint must report."""
+        """Return the Deployments, and the version that the endpoint must report, "" for any."""
         plan = approved(context)
-        return list(plan["workloads"]), plan["version"]
+        return list(plan["workloads"]), served_version(context, plan["workloads"], "to")
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Look now; look again later when it is not so yet."""
         acting = Acting.of(context)
         with failing_clearly():
             names, version = self.expected(context)
-            problems = [*self._not_ready(names), *self._endpoint(acting, version)]
+            try:
+                problems = [*self._not_ready(names), *self._endpoint(acting, version)]
+            except Unreachable as error:  # what cannot be asked is not bad
+                problems = [str(error)]
             if not problems:
                 self.log.info("every pod is ready, and the endpoint reports %s", version)
                 return {"version": version, "workloads": names}
@@ -271,19 +319,15 @@ class ReadyOperator(BaseOperator):
 
     @staticmethod
     def _endpoint(acting: Acting, version: str) -> list[str]:
-        from vcci_ops.exceptions import Unreachable
         from vcci_ops.hooks.http import JsonApi
 
         api = acting.settings.api
-        try:
-            status, document, _ = JsonApi("vcci_api", "The VCCI API").get(api.readiness_path)
-        except Unreachable as error:
-            return [str(error)]
+        status, document, _ = JsonApi("vcci_api", "The VCCI API").get(api.readiness_path)
         said = document if isinstance(document, dict) else {}
         if status != 200 or said.get("status") not in api.ready_status:
             return [f"the endpoint says {said.get('status', 'nothing readable')} (HTTP {status})"]
         reported = str(said.get("version", ""))
-        if not reported or reported.removeprefix("v") == version.removeprefix("v"):
+        if not version or not reported or reported.removeprefix("v") == version.removeprefix("v"):
             return []
         return [f"the endpoint reports {reported}, not {version}"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -10,11 +10,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from vcci_ops.domain import release_text
 from vcci_ops.domain.release_outcome import Ending, Facts, judge
-from vcci_ops.exceptions import DeliveryFailed, MeasurementError
+from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
 from vcci_ops.operators.approval import DecisionOperator
-from vcci_ops.operators.release_act import ReadyOperator, approved
+from vcci_ops.operators.release_act import ReadyOperator, approved, require_lock, served_version
 from vcci_ops.operators.release_plan import APPROVAL, REQUEST, ReleaseJobOperator
+from vcci_ops.operators.release_validate import running
 from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
 
 if TYPE_CHECKING:
@@ -27,17 +28,28 @@ KEEP, ROLL_BACK = "Keep the release", "Roll the images back"
 
 def failed_tasks(context: Context) -> list[str]:
     """Return the tasks of this run that failed themselves, not because of one before them."""
+    return sorted(task for task, state in task_states(context).items() if state == "failed")
+
+
+def task_states(context: Context) -> dict[str, str]:
+    """Return the state of each task of this run."""
     ti = context["ti"]
-    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
-    return sorted(task for task, state in states.items() if str(state) == "failed")
+    found = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+    return {task: str(state) for task, state in found.items()}
 
 
-def watched(context: Context, failed: Sequence[str]) -> dict[str, Any]:
-    """Return what became of the watch; one that failed and left no verdict has seen nothing, and is held."""
+def watched(context: Context, states: Mapping[str, str]) -> dict[str, Any]:
+    """Return what became of the watch, if it ended in this run's present course.
+
+    One that failed and left no verdict has seen nothing, and is held. What an earlier course left, before its tasks
+    were cleared, does not count.
+    """
+    if states.get(WATCH) not in ("success", "failed"):
+        return {}
     found = dict(pulled(context, WATCH, "watch") or {})
-    if WATCH in failed and not found.get("outcome"):
-        return {"outcome": "held", "reason": "the watch did not come to its end (see its log)"}
-    return found
+    if found.get("outcome"):
+        return found
+    return {"outcome": "held", "reason": "the watch left no verdict (see its log)"}
 
 
 class DecideRollbackOperator(BaseOperator):
@@ -55,33 +67,47 @@ class DecideRollbackOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Look at what failed, and decide."""
-        acting, failed = Acting.of(context), failed_tasks(context)
+        acting, states = Acting.of(context), task_states(context)
+        failed = failed_tasks(context)
         with failing_clearly():
-            undone = self._rolled_out(context, acting)
+            try:
+                plan = approved(context)
+                require_lock(acting)
+            except Refused as error:
+                raise AirflowSkipException(f"this run changed nothing: {error}") from None
+            undone = self._rolled_out(acting, plan)
             if not undone:
-                raise AirflowSkipException("this run rolled nothing out: nothing to undo")
-            watch = watched(context, failed)
-            plan = approved(context)
+                raise AirflowSkipException("no Deployment runs what this run rolled out: nothing to undo")
+            watch = watched(context, states)
         why = watch.get("reason") or f"{', '.join(failed) or 'a task'} failed"
         decision = {"workloads": undone, "why": why, "ask": False, "roll_back": True}
         if watch.get("outcome") in ("held", "superseded", "inconclusive"):
-            # A held watch has paged already.
+            # A watch that came to its end held has paged already.
+            if watch["outcome"] != "held" or not pulled(context, WATCH, "watch"):
+                self._page(acting, f"release {plan['version']} is not judged ({watch['outcome']})", why)
             tell(acting, "rollback", release_text.not_rolled_back(watch["outcome"], why))
             raise AirflowSkipException(f"the watch is {watch['outcome']}: never rolled back by itself. {why}")
         if plan["schema"]["apply"] and plan["schema"]["class"] == "destructive":
             decision["ask"] = True
             self._page(acting, f"release {plan['version']} failed after a destructive migration", why)
-        acting.journal.remember("rollback", decision)
         tell(acting, "rollback", release_text.rolling_back(plan, decision))
         self.log.error("%s: %s", "Asking a person" if decision["ask"] else "Rolling back", why)
         return decision
 
-    @staticmethod
-    def _rolled_out(context: Context, acting: Acting) -> dict[str, dict[str, Any]]:
-        steps = acting.journal.steps()
-        return {
-            step.removeprefix("rollout:"): detail for step, (_, detail) in steps.items() if step.startswith("rollout:")
-        }
+    def _rolled_out(self, acting: Acting, plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the Deployments that run what this run put there; what somebody else put there is theirs."""
+        from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
+
+        names = list(plan["workloads"])
+        found = running(KubernetesWriter(), acting.settings.kubernetes.namespace, names)
+        ours = {}
+        for name, planned in plan["workloads"].items():
+            now = found[name]["image"]
+            if now == planned["to"] != planned["image"]:
+                ours[name] = {"from": planned["image"], "to": planned["to"]}
+            elif now != planned["image"]:
+                self.log.warning("%s runs %s, which is not this run's: left alone", name, now)
+        return ours
 
     def _page(self, acting: Acting, subject: str, text: str) -> None:
         from vcci_ops.hooks.pager import page
@@ -140,6 +166,7 @@ class UndoWorkloadOperator(RolloutOperator):
             workload=self.workload,
             container=planned["container"],
             image=touched["from"],
+            expected_image=touched["to"],
             cause=f"automatic rollback of {plan['version']}: {decision['why']}"[:500],
         )
 
@@ -165,8 +192,7 @@ class RolledBackReadyOperator(ReadyOperator):
     def expected(self, context: Context) -> tuple[list[str], str]:
         """Return the Deployments that were rolled back and the version before."""
         decision = decided(context)
-        plan = approved(context)
-        return list(decision["workloads"]), plan["from_version"]
+        return list(decision["workloads"]), served_version(context, decision["workloads"], "from")
 
 
 class RolledBackSmokeOperator(ReleaseJobOperator):
@@ -181,7 +207,7 @@ class RolledBackSmokeOperator(ReleaseJobOperator):
 
     def version(self, context: Context) -> str:
         """Return the version before."""
-        return str(approved(context)["from_version"])
+        return served_version(context, decided(context)["workloads"], "from")
 
     def arguments(self, context: Context) -> tuple[str, ...] | None:
         """Return pytest's arguments; None when nothing was rolled back, or the API was not among it."""
@@ -222,19 +248,26 @@ class FinishReleaseOperator(BaseOperator):
         return {"outcome": ending.outcome, "words": ending.words}
 
     def _facts(self, context: Context, acting: Acting) -> Facts:
-        ti = context["ti"]
-        states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+        states = task_states(context)
         return Facts(
-            states={task: str(state) for task, state in states.items()},
+            states=states,
             dry_run=acting.params.get("dry_run") is not False,
             nothing_to_do=bool(pulled(context, REQUEST, "nothing_to_do")),
             approval=pulled(context, APPROVAL, "approval") or {},
-            watch=watched(context, [task for task, state in states.items() if str(state) == "failed"]),
-            decision=pulled(context, DECIDE) or {},
+            watch=watched(context, states),
+            decision=(pulled(context, DECIDE) or {}) if states.get(DECIDE) == "success" else {},
             undone=self.undo_task_ids,
             kind=self.kind,
-            begun=acting.journal.recall("begun") is not None,
+            begun=self._begun(acting),
         )
+
+    def _begun(self, acting: Acting) -> bool:
+        """Whether anything may have been changed; what cannot be asked may have been."""
+        try:
+            return acting.journal.recall("begun") is not None
+        except MeasurementError as error:
+            self.log.error("%s", error)
+            return True
 
     def _record(self, context: Context, acting: Acting, facts: Facts, ending: Ending) -> list[str]:
         """Store and tell; return what did not work, in words. Each is tried whatever the others did."""

@@ -47,9 +47,10 @@ class Evidence:
             return
         title = f"{self.version} on {self.acting.settings.environment}: the rollback failed"
         detail = {"words": self.ending.words, "failed": self.facts.failed}
-        number = self.acting.journal.open_incident("P0", title, detail)
-        text = f"{number} (P0): {title}\n\n{self.ending.words}\n\n{self.ending.action}\n\n{self.run_url}"
-        page(f"{number}: {title}", text, key=f"{self.acting.source}/rollback-failed")
+        text = f"P0: {title}\n\n{self.ending.words}\n\n{self.ending.action}\n\n{self.run_url}"
+        # First somebody is called; the record may have to wait for its database.
+        page(f"P0: {title}", text, key=f"{self.acting.source}/rollback-failed")
+        self.acting.journal.open_incident("P0", title, detail)
 
     def history(self) -> None:
         """Write the release's record and the run's."""

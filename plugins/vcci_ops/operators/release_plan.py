@@ -14,11 +14,13 @@ from vcci_ops.domain.migrations import read_offline_sql
 from vcci_ops.domain.plans import SHORT, canonical, plan_hash
 from vcci_ops.domain.release_plan import plan_markdown, schema_part
 from vcci_ops.domain.results import Result
+from vcci_ops.domain.units import duration
 from vcci_ops.exceptions import Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
 from vcci_ops.operators.approval import PlanApprovalOperator
 from vcci_ops.operators.base import RESULTS_KEY
 from vcci_ops.operators.jobs import PlatformJobOperator
+from vcci_ops.settings import load_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -50,6 +52,8 @@ def output_of(job: Mapping[str, Any]) -> str:
 
     :raises Refused: when a part of it is missing; half of a plan is none.
     """
+    if not job["succeeded"]:
+        raise Refused(f"Job {job['job']} failed: {job['reason']}; without it there is no plan")
     if not job["complete"]:
         raise Refused(f"the output of Job {job['job']} is not complete ({'; '.join(job['notes'])}); clear its task")
     return str(job["output"])
@@ -282,12 +286,14 @@ class PlanOperator(BaseOperator):
     @staticmethod
     def _backup(context: Context) -> None:
         results = [Result.from_dict(data) for data in needed(context, BACKUP, RESULTS_KEY)]
+        within = load_settings().release.backup_within
         bad = [f"{r.title}: {r.summary}" for r in results if r.check != "backups.size" and r.status.fails_run]
+        old = [r for r in results if r.check == "backups.age" and r.value is not None and r.value > within]
+        bad += [f"{r.title}: {r.summary}, and a migration needs one younger than {duration(within)}" for r in old]
         if bad:
             raise Refused("a migration is due and there is no fresh, verified backup to go back to: " + "; ".join(bad))
 
-    @staticmethod
-    def _save(acting: Acting, plan: Mapping[str, Any]) -> str:
+    def _save(self, acting: Acting, plan: Mapping[str, Any]) -> str:
         from vcci_ops.hooks.reports import ReportStore
 
         reports = acting.settings.reports

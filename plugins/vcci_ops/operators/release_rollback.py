@@ -12,10 +12,10 @@ from vcci_ops.domain.migrations import read_offline_sql
 from vcci_ops.domain.plans import plan_hash
 from vcci_ops.domain.release_plan import plan_markdown, schema_part
 from vcci_ops.domain.release_request import KEEP, RollbackRequest
-from vcci_ops.domain.rollback import Revision, choose, history
-from vcci_ops.exceptions import Refused
+from vcci_ops.domain.rollback import PREVIOUS, Revision, choose, failed_versions, history, previous_version
+from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
-from vcci_ops.operators.release_act import approved, require_lock
+from vcci_ops.operators.release_act import approved, require_lock, served_version
 from vcci_ops.operators.release_plan import (
     METRICS,
     REQUEST,
@@ -31,8 +31,6 @@ from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-FAILED_OUTCOMES = ("rolled-back", "rollback-failed", "failed", "held")
-
 
 class RollbackRequestOperator(BaseOperator):
     """Read the form, show the history, and choose the revision of each Deployment.
@@ -43,7 +41,6 @@ class RollbackRequestOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return what the later phases need."""
         from vcci_ops.hooks.kubernetes_writer import REPLICASETS, KubernetesWriter
-        from vcci_ops.hooks.releases import Releases
 
         acting = Acting.of(context)
         with failing_clearly():
@@ -51,12 +48,24 @@ class RollbackRequestOperator(BaseOperator):
             writer, namespace = KubernetesWriter(), acting.settings.kubernetes.namespace
             found = running(writer, namespace, request.workloads)
             sets = list(writer.objects(REPLICASETS, namespace))
-            records = Releases(acting.settings.environment).latest(200)
-            bad = {record["version"] for record in records if record["outcome"] in FAILED_OUTCOMES}
+            records = self._records(acting)
             revisions = {name: history(sets, name, workload["container"]) for name, workload in found.items()}
             self._show(revisions, records)
-            chosen = {name: choose(name, revisions[name], request.target, bad) for name in found}
+            target = request.target
+            if target == PREVIOUS:
+                target = previous_version(revisions, failed_versions(records))
+            chosen = {name: choose(name, revisions[name], target) for name in found}
         return self._asked(acting, request, found, revisions, chosen)
+
+    def _records(self, acting: Acting) -> list[dict[str, Any]]:
+        """Return the releases of the past; none when the history is away, which must bar no way back."""
+        from vcci_ops.hooks.releases import Releases
+
+        try:
+            return Releases(acting.settings.environment).latest(200)
+        except MeasurementError as error:
+            self.log.warning("Which releases failed is not known: %s", error)
+            return []
 
     def _show(self, revisions: Mapping[str, list[Revision]], records: list[dict[str, Any]]) -> None:
         people = {record["version"]: record for record in reversed(records)}
@@ -154,6 +163,14 @@ class RollbackPlanOperator(PlanOperator):
             "watch": {"minutes": asked["watch_minutes"]},
         }
 
+    def _save(self, acting: Acting, plan: Mapping[str, Any]) -> str:
+        """Save it, if the bucket takes it: a way back is not barred by that."""
+        try:
+            return super()._save(acting, plan)
+        except DeliveryFailed as error:
+            self.log.warning("The plan stands in this log only: %s", error)
+            return ""
+
     @staticmethod
     def _backup(context: Context) -> None:
         """A downgrade needs no backup gate of its own: what it drops is in the approval."""
@@ -222,7 +239,6 @@ class ReturnWorkloadOperator(RolloutOperator):
         template = writer.object(REPLICASETS, acting.settings.kubernetes.namespace, planned["replica_set"])["spec"][
             "template"
         ]
-        acting.journal.remember(f"rollout:{self.workload}", {"from": planned["image"], "to": planned["to"]})
         return WorkloadChange(
             workload=self.workload,
             container=planned["container"],
@@ -243,7 +259,7 @@ class ReturnedSmokeOperator(ReleaseJobOperator):
 
     def version(self, context: Context) -> str:
         """Return the version that is back."""
-        return str(approved(context)["version"])
+        return served_version(context, approved(context)["workloads"], "to")
 
     def arguments(self, context: Context) -> tuple[str, ...] | None:
         """Return pytest's arguments; None when the API was not part of the rollback."""

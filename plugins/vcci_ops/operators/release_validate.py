@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from vcci_ops.domain import changelog, versions
 from vcci_ops.domain.release_request import ReleaseRequest
-from vcci_ops.exceptions import NoData, Refused
+from vcci_ops.exceptions import MeasurementError, NoData, Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, needed
 from vcci_ops.settings_release import Freeze, Release
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from vcci_ops.hooks.git import PlatformRepository
     from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
+    from vcci_ops.hooks.watch import MetricReader
+    from vcci_ops.settings_watch import Watch
 
 GRAVE = ("P0", "P1")
 GRAVE_IMPACTS = ("major", "critical")
@@ -161,38 +163,46 @@ class QuietOperator(BaseOperator):
         acting = Acting.of(context)
         with failing_clearly():
             request = needed(context, self.request_task_id)
-            reasons = [
-                *_frozen(acting.settings.release.freezes),
-                *self._incidents(acting),
-                *self._other_change(acting, request["if_locked"]),
-            ]
-            if reasons:
-                raise Refused("this is no moment for a change: " + "; ".join(reasons))
+            require_quiet(acting, self._other_change(acting, request["if_locked"]))
         self.log.info("No freeze, no other change, no open P0 or P1 incident")
-
-    @staticmethod
-    def _incidents(acting: Acting) -> Iterator[str]:
-        from vcci_ops.hooks.releases import Releases
-        from vcci_ops.hooks.statuspage import Statuspage
-
-        for incident in Releases(acting.settings.environment).open_incidents():
-            if incident["severity"] in GRAVE:
-                yield f"incident {incident['id']} ({incident['severity']}) is open: {incident['title']}"
-        page = Statuspage()
-        if page.configured:
-            for incident in page.unresolved():
-                if incident["impact"] in GRAVE_IMPACTS:
-                    yield f"Statuspage has an open {incident['impact']} incident: {incident['name']}"
 
     def _other_change(self, acting: Acting, if_locked: str) -> Iterator[str]:
         from vcci_ops.hooks.lease import ChangeLock
 
         held = ChangeLock(self.namespace).current()
-        if held and held.holder != acting.source:
+        if held and held.holder and held.holder != acting.source:
             if if_locked == "refuse":
                 yield f"{held.holder} holds the change lock since {held.acquired}: {held.purpose}"
             else:
                 self.log.warning("%s holds the change lock; this run will wait for it", held.holder)
+
+
+def require_quiet(acting: Acting, more: Iterable[str] = ()) -> None:
+    """Pass when there is no freeze and no grave incident.
+
+    :param more: further reasons against a change.
+    :raises Refused: lists everything that is in the way.
+    """
+    reasons = [*_frozen(acting.settings.release.freezes), *_incidents(acting), *more]
+    if reasons:
+        raise Refused("this is no moment for a change: " + "; ".join(reasons))
+
+
+def _incidents(acting: Acting) -> Iterator[str]:
+    from vcci_ops.hooks.releases import Releases
+    from vcci_ops.hooks.statuspage import Statuspage
+
+    for incident in Releases(acting.settings.environment).open_incidents():
+        if incident["severity"] in GRAVE:
+            yield (
+                f"incident {incident['id']} ({incident['severity']}) is open: {incident['title']} "
+                "(when it is over, close it with the DAG close_incident)"
+            )
+    page = Statuspage()
+    if page.configured:
+        for incident in page.unresolved():
+            if incident["impact"] in GRAVE_IMPACTS:
+                yield f"Statuspage has an open {incident['impact']} incident: {incident['name']}"
 
 
 def _frozen(freezes: Sequence[Freeze]) -> Iterator[str]:
@@ -228,9 +238,17 @@ class MetricsGateOperator(BaseOperator):
                 raise Refused("the watch would be blind, so the release does not begin: " + "; ".join(problems))
             for problem in problems:
                 self.log.warning("the watch will be blind: %s", problem)
-            baseline: dict[str, Any] = {} if problems else dict(reader.baseline(watch.metrics))
-            if self.rollback:
-                baseline = {name: {**value, "last_hour": None} for name, value in baseline.items()}
+            baseline = {} if problems else self._baseline(reader, watch)
         for name, value in baseline.items():
             self.log.info("%s: last hour %s, same hour last week %s", name, value["last_hour"], value["last_week"])
         return baseline
+
+    def _baseline(self, reader: MetricReader, watch: Watch) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = dict(reader.baseline(watch.metrics))
+        except MeasurementError as error:
+            if not self.rollback:
+                raise
+            self.log.warning("nothing to compare with: %s", error)
+            return {}
+        return {name: {**value, "last_hour": None} for name, value in found.items()} if self.rollback else found
