@@ -18,8 +18,8 @@ demo: setup  ## Sandbox + Airflow + this morning's report; ONCE=1 ends after it;
 # environment may be production.
 KUBECONFIG_FILE := $(if $(filter command line,$(origin KUBECONFIG)),$(abspath $(KUBECONFIG)))
 
-test: setup  ## All tests
-	@$(PY) -m pytest $(ARGS)
+test: setup  ## All tests, side by side as far as they share no servers; ARGS="tests/unit -k settings" for a part
+	@$(PY) -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadgroup)
 
 lint: setup  ## ruff, shellcheck, hadolint
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/shellcheck scripts/bootstrap .ci/run && .venv/bin/hadolint Dockerfile
