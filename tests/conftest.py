@@ -13,6 +13,7 @@ os.environ.setdefault("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////dev/nul
 os.environ.setdefault("VCCI_OPS_SETTINGS", "sandbox")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together what shares servers: a file's tests, and all that drive a whole Airflow."""
     for item in items:
