@@ -18,8 +18,14 @@ demo: setup  ## Sandbox + Airflow + this morning's report; ONCE=1 ends after it;
 # environment may be production.
 KUBECONFIG_FILE := $(if $(filter command line,$(origin KUBECONFIG)),$(abspath $(KUBECONFIG)))
 
-test: setup  ## All tests, side by side as far as they share no servers; ARGS="tests/unit -k settings" for a part
-	@$(PY) -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadgroup)
+test: setup  ## All tests, those on a whole Airflow beside the others; ARGS="tests/unit -k settings" for a part
+ifdef ARGS
+	@$(PY) -m pytest $(ARGS)
+else
+	@mkdir -p build; $(PY) -m pytest tests/e2e >build/e2e.log 2>&1 & e2e=$$!; trap "kill $$e2e" INT TERM; \
+	$(PY) -m pytest tests/unit tests/dags tests/integration; others=$$?; \
+	wait $$e2e; whole=$$?; cat build/e2e.log; exit $$((others || whole))
+endif
 
 lint: setup  ## ruff, shellcheck, hadolint
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/shellcheck scripts/bootstrap .ci/run && .venv/bin/hadolint Dockerfile

@@ -13,14 +13,6 @@ os.environ.setdefault("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////dev/nul
 os.environ.setdefault("VCCI_OPS_SETTINGS", "sandbox")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares servers: a file's tests, and all that drive a whole Airflow."""
-    for item in items:
-        group = "e2e" if item.get_closest_marker("e2e") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 class RecordingTask:
     """Stands for Airflow's task instance: keeps what an operator pushes."""
 
