@@ -37,12 +37,14 @@ EMOJI = {
     "tada": "🎉", "link": "🔗", "robot_face": "🤖", "ok": "🆗", "sos": "🆘", "construction": "🚧",
     "arrow_up": "⬆️", "arrow_down": "⬇️", "arrow_right": "➡️", "small_red_triangle": "🔺",
     "small_red_triangle_down": "🔻", "date": "📅", "page_facing_up": "📄", "clipboard": "📋", "ambulance": "🚑",
+    "rewind": "⏪", "leftwards_arrow_with_hook": "↩️", "raised_hand": "✋",
 }  # fmt: skip
 
 _DRAWN = {
     "🔴": ("red", ""), "🟢": ("green", ""), "🟡": ("yellow", ""), "🟠": ("orange", ""), "🔵": ("blue", ""),
     "⚪": ("white", ""), "✅": ("green", "✓"), "❌": ("red", "✕"), "⛔": ("red", "–"), "🚨": ("red", "!"),
     "❗": ("red", "!"), "⚠️": ("yellow", "!"), "❔": ("white", "?"), "❓": ("white", "?"), "ℹ️": ("blue", "i"),
+    "⏪": ("orange", "«"), "↩️": ("red", "↩"), "✋": ("yellow", "!"), "🚀": ("blue", "»"), "👀": ("blue", "…"),
 }  # fmt: skip
 """Signs that must be seen where no emoji font is installed: colour and character of a drawn dot."""
 _DRAWN_PATTERN = re.compile("|".join(_DRAWN))

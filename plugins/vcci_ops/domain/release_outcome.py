@@ -105,7 +105,7 @@ def _undone(facts: Facts) -> Ending:
         named = ", ".join([task for task in bad if facts.states[task] == "failed"] or bad)
         return Ending("rollback-failed", f"{why}; then {named} failed", _by_hand(facts, named), Status.CRITICAL)
     action = "The previous version serves again. Find the reason before the next try."
-    return Ending("rolled-back", f"rolled back by itself: {why}", action, Status.CRITICAL)
+    return Ending("rolled-back", why or "a step failed", action, Status.CRITICAL)
 
 
 def _by_hand(facts: Facts, named: str) -> str:
