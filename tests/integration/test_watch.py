@@ -336,6 +336,7 @@ async def test_samples_outlive_a_history_database_that_is_away(servers: Servers,
     await until(lambda: len(stored(made)) >= 1)
     right = os.environ["AIRFLOW_CONN_VCCI_OPS_DB"]
     monkeypatch.setenv("AIRFLOW_CONN_VCCI_OPS_DB", json.dumps({**json.loads(right), "port": 1}))
+    watcher._looked_up.clear()  # a watch remembers where it is until it does not answer
     await until(lambda: watcher.unanswered > 0)
     monkeypatch.setenv("AIRFLOW_CONN_VCCI_OPS_DB", right)
     event = await watching

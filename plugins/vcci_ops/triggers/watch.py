@@ -257,6 +257,7 @@ class Watcher:
                 )
             except MeasurementError as error:
                 self.unanswered += 1
+                self._looked_up.pop(self.connections.history, None)  # it may have moved
                 self._why_unsaved = str(error)
                 self.log.warning("%d samples are kept in memory, for they cannot be stored: %s", len(samples), error)
                 return
