@@ -47,6 +47,12 @@ def in_order(plan: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     )
 
 
+def written(plan: Mapping[str, Any], where: str = "") -> str:
+    """Return the plan as people read it, with the settings' order of workloads and names of metrics."""
+    release = load_settings().release
+    return plan_markdown(plan, where=where, order=release.workloads, metrics=release.watch.metrics)
+
+
 def output_of(job: Mapping[str, Any]) -> str:
     """Return the whole output of a Job that has ended well.
 
@@ -255,7 +261,7 @@ class PlanOperator(BaseOperator):
             if plan["schema"]["apply"]:
                 self._backup(context)
             where = self._save(acting, plan)
-        digest, shown = plan_hash(plan), plan_markdown(plan, where=where)
+        digest, shown = plan_hash(plan), written(plan, where)
         self.log.info("Plan %s\n%s", digest, shown)
         for key, value in (("hash", digest), ("markdown", shown), ("where", where)):
             context["ti"].xcom_push(key=key, value=value)
@@ -324,4 +330,4 @@ class ReleaseApprovalOperator(PlanApprovalOperator):
 
     def plan_body(self, context: Context, plan: Mapping[str, Any]) -> str:
         """Return the plan as the approver reads it."""
-        return plan_markdown(plan, where=str(pulled(context, self.plan_task_id, "where") or ""))
+        return written(plan, str(pulled(context, self.plan_task_id, "where") or ""))

@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 
 from vcci_ops.domain.migrations import read_offline_sql
 from vcci_ops.domain.plans import plan_hash
-from vcci_ops.domain.release_plan import plan_markdown, schema_part
+from vcci_ops.domain.release_plan import schema_part
 from vcci_ops.domain.release_request import KEEP, RollbackRequest
 from vcci_ops.domain.rollback import PREVIOUS, Revision, choose, failed_versions, history, previous_version
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
@@ -24,6 +24,7 @@ from vcci_ops.operators.release_plan import (
     ReleaseApprovalOperator,
     ReleaseJobOperator,
     output_of,
+    written,
 )
 from vcci_ops.operators.release_validate import running
 from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
@@ -194,7 +195,7 @@ class RollbackApprovalOperator(ReleaseApprovalOperator):
             "reason": "the database is kept, so the form is enough",
         }
         context["ti"].xcom_push(key="approval", value=answer)
-        self.log.info("No data is at stake: no approval needed. Plan %s\n%s", answer["plan_hash"], plan_markdown(plan))
+        self.log.info("No data is at stake: no approval needed. Plan %s\n%s", answer["plan_hash"], written(plan))
         return None
 
 
