@@ -44,9 +44,7 @@ from vcci_ops.tags import CHANGES_PRODUCTION, ON_DEMAND
 settings = load_settings()
 
 tell_on_call = send_smtp_notification(
-    smtp_conn_id="vcci_smtp",
-    from_email=settings.on_call.mail_from,
-    to=settings.on_call.mail_to,
+    **settings.on_call.mail,
     subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}}: a change lock was not broken, or not told of",
     html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} did not end well. Look at it in Airflow.</p>",
 )

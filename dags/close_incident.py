@@ -38,9 +38,7 @@ with DAG(
     max_active_runs=2,
     dagrun_timeout=dt.timedelta(minutes=10),
     on_failure_callback=send_smtp_notification(
-        smtp_conn_id="vcci_smtp",
-        from_email=settings.on_call.mail_from,
-        to=settings.on_call.mail_to,
+        **settings.on_call.mail,
         subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
         html_content="<p>Run {{ dag_run.run_id | e }}: the incident is not closed. Read the log of its task.</p>",
     ),

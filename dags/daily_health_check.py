@@ -61,9 +61,7 @@ SECTIONS = [
 ]
 
 tell_on_call = send_smtp_notification(
-    smtp_conn_id="vcci_smtp",
-    from_email=settings.on_call.mail_from,
-    to=settings.on_call.mail_to,
+    **settings.on_call.mail,
     subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
     html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
     "<p>Run {{ ti.run_id | e }}. The report may not have reached everybody: open the run's tab <i>Report</i>, "
@@ -71,9 +69,7 @@ tell_on_call = send_smtp_notification(
 )
 
 tell_of_silence = SilentRunNotifier(
-    smtp_conn_id="vcci_smtp",
-    from_email=settings.on_call.mail_from,
-    to=settings.on_call.mail_to,
+    **settings.on_call.mail,
     subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} ended without a report",
     html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended without its report reaching Slack: "
     "it took too long, or its report could not be made. Look at the run in Airflow.</p>",

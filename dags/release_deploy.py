@@ -94,9 +94,7 @@ release = settings.release
 namespace = settings.kubernetes.namespace
 
 tell_of_silence = SilentRunNotifier(
-    smtp_conn_id="vcci_smtp",
-    from_email=settings.on_call.mail_from,
-    to=settings.on_call.mail_to,
+    **settings.on_call.mail,
     subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
     html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red and Slack may not have been told. "
     "Look at the run in Airflow, first at the task <i>finish</i>.</p>",

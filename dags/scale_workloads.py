@@ -61,14 +61,13 @@ scaling = settings.scaling
 namespace = settings.kubernetes.namespace
 DAY = dt.timedelta(days=1)
 
-mail = {"smtp_conn_id": "vcci_smtp", "from_email": settings.on_call.mail_from, "to": settings.on_call.mail_to}
 tell_of_silence = SilentRunNotifier(
-    **mail,
+    **settings.on_call.mail,
     subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
     html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red. Look at the run in Airflow.</p>",
 )
 tell_on_call = send_smtp_notification(
-    **mail,
+    **settings.on_call.mail,
     subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
     html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
     "<p>Run {{ ti.run_id | e }}. The platform may not have the size it should have.</p>",

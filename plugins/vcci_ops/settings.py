@@ -202,6 +202,11 @@ class OnCall(Model):
     mail_to: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
     """The on-call mailbox."""
 
+    @property
+    def mail(self) -> dict[str, str]:
+        """What the SMTP provider's notifiers need to write to the on-call mailbox."""
+        return {"smtp_conn_id": "vcci_smtp", "from_email": self.mail_from, "to": self.mail_to}
+
 
 class DailyHealthCheck(Model):
     """The morning health check."""

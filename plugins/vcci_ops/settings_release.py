@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
 from pydantic import Field, model_validator
 
@@ -112,6 +113,10 @@ class Release(Model):
     def workloads(self) -> tuple[str, ...]:
         """Names of all Deployments that a release changes, in the order of the rollout."""
         return tuple(name for image in self.images for name in image.workloads)
+
+    def repositories_of(self, workloads: Iterable[str]) -> set[str]:
+        """Return the images that a release of these Deployments needs: theirs, and the one that the Jobs run."""
+        return {self.image_of(name).repository for name in workloads} | {self.jobs.image}
 
     def image_of(self, workload: str) -> Image:
         """Return the image that a Deployment runs.

@@ -49,38 +49,23 @@ def _migration(migration: Migration, found: Classified) -> dict[str, Any]:
     }
 
 
-def world(workloads: Mapping[str, Mapping[str, Any]], schema: str | None) -> dict[str, Any]:
-    """Return the part of the world that must not move between plan and act."""
-    return {
-        "workloads": {name: {"image": workload["image"], "replicas": None} for name, workload in workloads.items()},
-        "schema": schema,
-    }
-
-
-def plan_markdown(
-    plan: Mapping[str, Any], *, where: str = "", order: Sequence[str] = (), metrics: Sequence[WatchMetric] = ()
-) -> str:
+def plan_markdown(plan: Mapping[str, Any], *, where: str = "", metrics: Sequence[WatchMetric] = ()) -> str:
     """Write a plan for the person who approves it in the Airflow UI.
 
     :param where: where the whole plan can be read, when its SQL is too long for the page.
-    :param order: names of workloads, as they are rolled out; default: as the plan has them.
     :param metrics: of the watch, for their titles and units.
     """
-    return "\n".join(_lines(plan, where, order, {metric.id: metric for metric in metrics}))
+    return "\n".join(_lines(plan, where, {metric.id: metric for metric in metrics}))
 
 
-def _lines(
-    plan: Mapping[str, Any], where: str, order: Sequence[str], metrics: Mapping[str, WatchMetric]
-) -> Iterator[str]:
+def _lines(plan: Mapping[str, Any], where: str, metrics: Mapping[str, WatchMetric]) -> Iterator[str]:
     who = f"asked for by {escape_markdown(plan['requested_by'])}"
     yield f"**{plan['from_version']} → {plan['version']}** on *{plan['environment']}*, {who}\n"
     yield f"Reason: {escape_markdown(plan['reason'])}\n"
     yield from _source_lines(plan)
     yield f"Plan `{plan_hash(plan)[:SHORT]}`: exactly this is approved. If the platform moves, nothing is done.\n"
     yield "| workload | replicas | now | then |\n|---|---|---|---|"
-    workloads = plan["workloads"]
-    for name in (*(name for name in order if name in workloads), *(name for name in workloads if name not in order)):
-        workload = workloads[name]
+    for name, workload in plan["workloads"].items():
         yield f"| {name} | {workload['replicas']} | `{_short(workload['image'])}` | `{_short(workload['to'])}` |"
     yield from _schema_lines(plan["schema"], where, lost=_LOST[plan.get("kind", "deploy")])
     yield from _watch_lines(plan)

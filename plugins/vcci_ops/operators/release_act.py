@@ -23,8 +23,6 @@ from vcci_ops.operators.watch import WatchOperator, WatchSubject
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-MIGRATE = "migrate"
-
 
 def approved(context: Context) -> dict[str, Any]:
     """Return the plan of this run, approved and unchanged.
@@ -98,8 +96,8 @@ def planned_world(plan: Mapping[str, Any]) -> dict[str, Any]:
 class BeginReleaseOperator(BaseOperator):
     """With the lock in hand: is the world still as planned? Then record the release and announce it.
 
-    A repeated task finds that this run has begun, and looks at the world no more: by then it is this run that
-    moves it.
+    A repeated task finds that this run has begun: by then it is this run that moves the world, and only what is
+    neither as before nor as planned stops it.
 
     :raises AirflowFailException: when the running images or the schema have moved since the plan.
     """
@@ -205,9 +203,8 @@ class PublishImagesOperator(BaseOperator):
             require_lock(acting)
             registry = Registry()
             for repository, image in plan["images"].items():
-                if registry.digest(repository, plan["version"]) != image["digest"]:
-                    registry.put_tag(repository, image["digest"], plan["version"])
-                self.log.info("%s:%s is %s", repository, plan["version"], image["digest"])
+                done = registry.put_tag(repository, image["digest"], plan["version"])
+                self.log.info("%s:%s is %s (%s)", repository, plan["version"], image["digest"], done)
 
 
 class SmokeOperator(ReleaseJobOperator):
@@ -241,15 +238,19 @@ class MigrateOperator(ReleaseJobOperator):
         return ("upgrade", schema["to"])
 
 
-class RolloutWorkloadOperator(RolloutOperator):
-    """Roll one Deployment out to the planned digest and wait for it, deferred.
+class WorkloadOperator(RolloutOperator):
+    """Change one Deployment of a release and wait for its rollout, deferred.
 
-    :param workload: name of the Deployment; skipped when the release does not change it.
+    :param workload: name of the Deployment; skipped when this run does not change it.
     """
 
     def __init__(self, *, workload: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.workload = workload
+
+
+class RolloutWorkloadOperator(WorkloadOperator):
+    """Roll one Deployment out to the planned digest."""
 
     def change(self, context: Context) -> WorkloadChange | None:
         """Return the change; None when the plan has none for this Deployment."""

@@ -13,10 +13,10 @@ from vcci_ops.domain.release_outcome import Ending, Facts, judge
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
 from vcci_ops.operators.approval import DecisionOperator
-from vcci_ops.operators.release_act import ReadyOperator, approved, require_lock, served_version
+from vcci_ops.operators.release_act import ReadyOperator, WorkloadOperator, approved, require_lock, served_version
 from vcci_ops.operators.release_plan import APPROVAL, REQUEST, ReleaseJobOperator
 from vcci_ops.operators.release_validate import running
-from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
+from vcci_ops.operators.rollout import WorkloadChange
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 DECIDE, ASK = "roll_back.decide", "roll_back.ask"
 WATCH = "watch"
 KEEP, ROLL_BACK = "Keep the release", "Roll the images back"
-
-
-def failed_tasks(context: Context) -> list[str]:
-    """Return the tasks of this run that failed themselves, not because of one before them."""
-    return sorted(task for task, state in task_states(context).items() if state == "failed")
 
 
 def task_states(context: Context) -> dict[str, str]:
@@ -68,7 +63,7 @@ class DecideRollbackOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Look at what failed, and decide."""
         acting, states = Acting.of(context), task_states(context)
-        failed = failed_tasks(context)
+        failed = sorted(task for task, state in states.items() if state == "failed")
         with failing_clearly():
             try:
                 plan = approved(context)
@@ -144,15 +139,8 @@ class AskRollbackOperator(DecisionOperator):
         return headline, "\n\n".join(lines)
 
 
-class UndoWorkloadOperator(RolloutOperator):
-    """Bring one Deployment back to the image it ran before, and wait for it, deferred.
-
-    :param workload: name of the Deployment; skipped when this run did not touch it.
-    """
-
-    def __init__(self, *, workload: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.workload = workload
+class UndoWorkloadOperator(WorkloadOperator):
+    """Bring one Deployment back to the image it ran before, and wait for it, deferred."""
 
     def change(self, context: Context) -> WorkloadChange | None:
         """Return the way back."""

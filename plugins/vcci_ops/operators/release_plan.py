@@ -50,7 +50,7 @@ def in_order(plan: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def written(plan: Mapping[str, Any], where: str = "") -> str:
     """Return the plan as people read it, with the settings' order of workloads and names of metrics."""
     release = load_settings().release
-    return plan_markdown(plan, where=where, order=release.workloads, metrics=release.watch.metrics)
+    return plan_markdown(in_order(plan, release.workloads), where=where, metrics=release.watch.metrics)
 
 
 def output_of(job: Mapping[str, Any]) -> str:
@@ -101,8 +101,7 @@ class BuildImageOperator(PlatformJobOperator):
 
         acting, asked = Acting.of(context), needed(context, REQUEST)
         release, registry = acting.settings.release, Registry()
-        chosen = {release.image_of(name).repository for name in asked["workloads"]} | {release.jobs.image}
-        if self.repository not in chosen:
+        if self.repository not in release.repositories_of(asked["workloads"]):
             self.log.info("no workload of this release runs %s", self.repository)
             return None
         if digest := candidate(registry, self.repository, asked["version"], asked["commit"]):
@@ -165,8 +164,7 @@ class ResolveImagesOperator(BaseOperator):
         with failing_clearly():
             asked, registry = needed(context, REQUEST), Registry()
             host = release.registry or registry.host
-            chosen = {release.image_of(name).repository for name in asked["workloads"]} | {release.jobs.image}
-            for repository in sorted(chosen):
+            for repository in sorted(release.repositories_of(asked["workloads"])):
                 digest = candidate(registry, repository, asked["version"], asked["commit"])
                 if digest is None:
                     raise Refused(f"the registry {registry.host} has no image {repository}:{asked['version']}")
@@ -248,7 +246,7 @@ class SchemaPlanOperator(ReleaseJobOperator):
 class PlanOperator(BaseOperator):
     """Put together what will change, save it, and show it.
 
-    Returns the plan; XCom ``hash`` and ``markdown`` go with it.
+    Returns the plan; XCom ``hash`` and ``where`` (its address) go with it.
 
     :raises AirflowFailException: when a migration is due and no fresh, verified backup exists.
     """
@@ -261,9 +259,9 @@ class PlanOperator(BaseOperator):
             if plan["schema"]["apply"]:
                 self._backup(context)
             where = self._save(acting, plan)
-        digest, shown = plan_hash(plan), written(plan, where)
-        self.log.info("Plan %s\n%s", digest, shown)
-        for key, value in (("hash", digest), ("markdown", shown), ("where", where)):
+        digest = plan_hash(plan)
+        self.log.info("Plan %s\n%s", digest, written(plan, where))
+        for key, value in (("hash", digest), ("where", where)):
             context["ti"].xcom_push(key=key, value=value)
         return plan
 

@@ -15,7 +15,7 @@ from vcci_ops.domain.release_request import KEEP, RollbackRequest
 from vcci_ops.domain.rollback import PREVIOUS, Revision, choose, failed_versions, history, previous_version
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
-from vcci_ops.operators.release_act import approved, require_lock, served_version
+from vcci_ops.operators.release_act import WorkloadOperator, approved, served_version
 from vcci_ops.operators.release_plan import (
     METRICS,
     REQUEST,
@@ -27,7 +27,7 @@ from vcci_ops.operators.release_plan import (
     written,
 )
 from vcci_ops.operators.release_validate import running
-from vcci_ops.operators.rollout import RolloutOperator, WorkloadChange
+from vcci_ops.operators.rollout import WorkloadChange
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -217,15 +217,8 @@ class DowngradeOperator(ReleaseJobOperator):
         return ("downgrade", schema["to"])
 
 
-class ReturnWorkloadOperator(RolloutOperator):
-    """Bring one Deployment back to the template of the chosen revision, as ``kubectl rollout undo`` does.
-
-    :param workload: name of the Deployment; skipped when it is not part of the rollback.
-    """
-
-    def __init__(self, *, workload: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.workload = workload
+class ReturnWorkloadOperator(WorkloadOperator):
+    """Bring one Deployment back to the template of the chosen revision, as ``kubectl rollout undo`` does."""
 
     def change(self, context: Context) -> WorkloadChange | None:
         """Return the way back."""
@@ -235,15 +228,11 @@ class ReturnWorkloadOperator(RolloutOperator):
         planned = plan["workloads"].get(self.workload)
         if planned is None:
             return None
-        require_lock(acting)
-        writer = KubernetesWriter()
-        template = writer.object(REPLICASETS, acting.settings.kubernetes.namespace, planned["replica_set"])["spec"][
-            "template"
-        ]
+        replica_set = KubernetesWriter().object(REPLICASETS, self.namespace, planned["replica_set"])
         return WorkloadChange(
             workload=self.workload,
             container=planned["container"],
-            template=template,
+            template=replica_set["spec"]["template"],
             cause=f"rollback to {plan['version']} ({acting.run_id}): {plan['reason']}",
             expected_image=planned["image"],
         )
