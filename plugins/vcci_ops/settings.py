@@ -21,6 +21,7 @@ from vcci_ops.exceptions import InvalidInput
 from vcci_ops.settings_base import DnsLabel, Duration, Model
 from vcci_ops.settings_release import Release
 from vcci_ops.settings_scaling import Scaling
+from vcci_ops.settings_tenants import AccessReview, Tenants
 
 INCLUDE = Path(os.environ.get("VCCI_OPS_INCLUDE") or Path(__file__).resolve().parents[2] / "include")
 DEFAULT_ENVIRONMENT = "production"
@@ -243,6 +244,8 @@ class Settings(Model):
     daily_health_check: DailyHealthCheck = DailyHealthCheck()
     release: Release
     scaling: Scaling
+    tenants: Tenants
+    access_review: AccessReview = AccessReview()
     checks: dict[str, Check]
 
     def pick(self, *ids: str) -> tuple[Check, ...]:

@@ -22,6 +22,12 @@ from sandbox.state import ROOT
 
 GRANTS = ROOT / "include" / "sql" / "grants"
 PRODUCTION = "vcci_production"
+ACTING = {
+    "vcci_ops_tenants": "vcci_postgres_tenants",
+    "vcci_ops_export": "vcci_postgres_export",
+    "vcci_ops_erase": "vcci_postgres_erase",
+}
+"""Roles of the tenant lifecycle, and the connections that log in as them."""
 _EXTRA = {"connect_timeout": 5, "application_name": "vcci-ops"}
 
 
@@ -120,7 +126,8 @@ class Production(Server):
         with admin(sandbox, self) as connection:
             password = sandbox.secret("postgres-vcci_app")
             create_role(connection, "vcci_app", password)
-            create_role(connection, "vcci_ops", sandbox.secret("postgres-vcci_ops"))
+            for role in ("vcci_ops", *ACTING):
+                create_role(connection, role, sandbox.secret(f"postgres-{role}"))
             create_database(connection, PRODUCTION, "vcci_app")
         with admin(sandbox, self, PRODUCTION) as connection:
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
@@ -154,8 +161,9 @@ class Production(Server):
         super().stop(sandbox)
 
     def connections(self, sandbox: Sandbox) -> dict[str, dict[str, Any]]:
-        """Return vcci_postgres: the read-only role, through the proxy."""
-        return {"vcci_postgres": airflow_connection(sandbox, "postgres", "vcci_ops", PRODUCTION)}
+        """Return vcci_postgres, the read-only role, and those of the tenant lifecycle; all through the proxy."""
+        roles = {"vcci_postgres": "vcci_ops", **{id_: role for role, id_ in ACTING.items()}}
+        return {id_: airflow_connection(sandbox, "postgres", role, PRODUCTION) for id_, role in roles.items()}
 
 
 class Restore(Server):
