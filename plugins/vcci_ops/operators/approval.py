@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from airflow.providers.standard.operators.hitl import HITLOperator
@@ -144,6 +144,8 @@ class PlanApprovalOperator(QuestionOperator):
 
     template_fields = ("channel",)
     thread_key = "approval"
+    fields: ClassVar[Mapping[str, Param]] = COMMENT
+    """What the approver fills in; a subclass may ask for more and judge it in :meth:`does_not_count`."""
 
     def __init__(
         self, *, plan_task_id: str, own_approval: bool, within: float, approvers: int = 1, **kwargs: Any
@@ -155,7 +157,7 @@ class PlanApprovalOperator(QuestionOperator):
             subject="Approve the plan",
             options=[APPROVE, REJECT],
             defaults=REJECT,
-            params=COMMENT,
+            params=dict(self.fields),
             within=within,
             **kwargs,
         )
@@ -179,6 +181,14 @@ class PlanApprovalOperator(QuestionOperator):
     def announcement(self, context: Context, plan: Mapping[str, Any]) -> str:
         """Return what Slack is told, in its mrkdwn."""
         return release_text.approval_asked(plan, self.question_url(context), self.within)
+
+    def does_not_count(self, plan: Mapping[str, Any], by: str, given: Mapping[str, Any]) -> str:
+        """Return why what was filled in makes an approval count for nothing; empty when it does count.
+
+        :param by: who answered.
+        :param given: what the form sent. Airflow does not validate it: any JSON, though no field of another name.
+        """
+        return ""
 
     # Asking and answering -------------------------------------------------------------------------
 
@@ -213,7 +223,7 @@ class PlanApprovalOperator(QuestionOperator):
             raise self._end(context, answer, f"rejected: {answer['reason']}")
         if answer["reason"]:
             raise self._end(context, answer, answer["reason"])
-        why = self._does_not_count(context, event, state, answer)
+        why = self._does_not_count(context, event, state, answer) or self._fills_in_wrongly(plan, event, answer)
         if not why:
             state["votes"] = [*state["votes"], answer["by"]]
             if len(state["votes"]) >= self.approvers:
@@ -229,7 +239,7 @@ class PlanApprovalOperator(QuestionOperator):
             "approved": False,
             "by": by,
             "at": at.isoformat() if isinstance(at, dt.datetime) else str(at),
-            "comment": _comment(event) or "",
+            "comment": _comment(event, self.fields) or "",
             "plan_hash": str(state.get("plan_hash", "")),
             "reason": "",
         }
@@ -250,9 +260,12 @@ class PlanApprovalOperator(QuestionOperator):
             return f"{by} asked for it and may not approve it: this approval does not count"
         if by in state["votes"]:
             return f"{by} has approved already: another person is needed"
-        if _comment(event) is None:
+        if _comment(event, self.fields) is None:
             return f"the comment of {by} is no text of at most {COMMENT_LIMIT} characters: this approval does not count"
         return ""
+
+    def _fills_in_wrongly(self, plan: Mapping[str, Any], event: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
+        return self.does_not_count(plan, str(answer["by"]), event.get("params_input") or {})
 
     def _approved(self, context: Context, answer: dict[str, Any], votes: Sequence[str]) -> dict[str, Any]:
         answer |= {"approved": True, "by": ", ".join(votes), "reason": f"approved by {', '.join(votes)}"}
@@ -345,10 +358,10 @@ def requester(context: Context) -> str:
     return str(getattr(context["dag_run"], "triggering_user_name", None) or "")
 
 
-def _comment(event: Mapping[str, Any]) -> str | None:
+def _comment(event: Mapping[str, Any], fields: Iterable[str] = COMMENT) -> str | None:
     """Return the comment; None when it is not one, for Airflow does not look at what the form sends."""
     given = event.get("params_input") or {}
-    text = given.get("comment") if isinstance(given, Mapping) and set(given) <= {"comment"} else given
+    text = given.get("comment") if isinstance(given, Mapping) and set(given) <= set(fields) else given
     if text is None or text == {}:
         return ""
     if not isinstance(text, str) or len(text) > COMMENT_LIMIT:
