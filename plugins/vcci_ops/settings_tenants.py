@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -117,21 +117,36 @@ class Tenants(Model):
     erasure: Erasure
 
 
+class DatabaseRole(Model):
+    """A role that may log in to the production database."""
+
+    purpose: str
+    """What it is for, in words."""
+    kind: Literal["administrator", "owner", "writer", "reader"]
+    """What it may be at most: ``administrator`` anything; ``owner`` owns tables; ``writer`` has been granted to write,
+    and owns nothing; ``reader`` writes nothing. Whatever a role can do beyond its kind is a finding."""
+
+
 class AccessReview(Model):
     """The monthly access review."""
 
     schedule: str = "0 7 1 * *"
     """Cron, in UTC."""
     inactive_after: Duration = 7_776_000.0
-    """A user who has not logged in for this long is inactive. Default: the runbook's 90 days."""
+    """A user who has neither logged in nor used a session for this long is inactive. Default: the runbook's 90 days."""
     key_unused_after: Duration = 7_776_000.0
     key_old_after: Duration = 31_536_000.0
     """An API key older than this should have been renewed."""
     never_touched: tuple[str, ...] = ()
     """Mail addresses that are never deactivated, beside service accounts and a tenant's last admin."""
-    database_roles: dict[str, str] = Field(default_factory=dict)
-    """Roles that may log in to the production database → what they are for; any other is a finding."""
+    database_roles: dict[str, DatabaseRole] = Field(default_factory=dict)
+    """Roles that may log in to the production database; any other is a finding."""
     cluster_admins: tuple[str, ...] = ()
     """Subjects (``Kind/namespace/name`` or ``Kind/name``) that may be bound to cluster-admin."""
     approve_within: Duration = 604_800.0
     """The reviewer answers within this time; else the review ends unfinished, and red."""
+    own_approval: bool = False
+    """Whether who began a review by hand may be its reviewer."""
+    mail_domain: str = Field(default="", pattern=r"^([A-Za-z0-9-]+\.)*[A-Za-z0-9-]*$")
+    """Airflow's users are people of this domain: ``ada`` is ada@<domain>, and cannot approve a list that she is on.
+    Empty: only names that are whole addresses are compared."""
