@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler
 
 from sandbox.api import spells
 from sandbox.api.metrics import exposition
+from sandbox.api.tenants import DIRECTORY, Directory, whoami
 from sandbox.api.tls import server_context
 from sandbox.api.traffic import Story
 from sandbox.state import ActiveFaults, State
@@ -87,7 +88,8 @@ def _nobody() -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Answer with the metrics at this moment, in Prometheus' text format."""
     story = Story.of(request.app[FAULTS].get, spells.read(request.app[SPELLS]))
-    body, content_type = exposition(time.time(), story)
+    tenants = await request.app[DIRECTORY].tenants()
+    body, content_type = exposition(time.time(), story, tenants)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
@@ -95,9 +97,11 @@ def application(faults: ActiveFaults, folder: Path) -> web.Application:
     """Return the API of the sandbox in a folder."""
     app = web.Application(middlewares=[delay])
     app[FAULTS], app[PODS], app[SPELLS] = faults, Pods(folder), folder
+    app[DIRECTORY] = Directory(State(folder))
     app.router.add_get("/health/ready", ready)
     app.router.add_get("/health/live", live)
     app.router.add_get("/metrics", metrics)
+    app.router.add_get("/api/v1/whoami", whoami)
     return app
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -10,18 +10,19 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from sandbox.api import traffic
+from sandbox.api.tenants import Known
 from sandbox.api.traffic import Amounts, Series, Story
 
 _HELP = {
     "celery_queue_length": "Messages waiting in a queue.",
     "vcci_active_tenants": "Tenants with a session in the last 24 h.",
-    "vcci_tenant_info": "Tenants by id, always 1.",
+    "vcci_tenant_info": "Tenants by id and status, always 1.",
 }
 
 
 class _Moment(Collector):
-    def __init__(self, at: float, story: Story) -> None:
-        self._at, self._story = at, story
+    def __init__(self, at: float, story: Story, tenants: Sequence[Known]) -> None:
+        self._at, self._story, self._tenants = at, story, tenants
 
     def collect(self) -> Iterator[Metric]:
         amounts = traffic.amounts(self._at, self._story)
@@ -29,13 +30,13 @@ class _Moment(Collector):
         yield _counter(name, "HTTP requests answered.", traffic.request_series(), amounts)
         yield _counter("vcci_calculations_total", "Calculations by outcome.", traffic.calculation_series(), amounts)
         yield _latency(self._story, amounts)
-        yield from _gauges(self._at)
+        yield from _gauges(self._at, self._tenants)
 
 
-def exposition(at: float, story: Story) -> tuple[bytes, str]:
+def exposition(at: float, story: Story, tenants: Sequence[Known]) -> tuple[bytes, str]:
     """Return the page's body and content type."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Moment(at, story))
+    registry.register(_Moment(at, story, tenants))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
@@ -62,9 +63,9 @@ def _latency(story: Story, amounts: Amounts) -> Metric:
     return family
 
 
-def _gauges(at: float) -> Iterator[Metric]:
+def _gauges(at: float, tenants: Sequence[Known]) -> Iterator[Metric]:
     families: dict[str, GaugeMetricFamily] = {}
-    for name, labels, value in traffic.gauges(at):
+    for name, labels, value in traffic.gauges(at, tenants):
         if name not in families:
             families[name] = GaugeMetricFamily(name, _HELP[name], labels=list(labels))
         families[name].add_metric(list(labels.values()), value)

@@ -12,10 +12,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sandbox.api.spells import Spell
+
+if TYPE_CHECKING:
+    from sandbox.api.tenants import Known
 
 DAY = 86_400.0
 WEEK = 7 * DAY
@@ -221,19 +224,22 @@ def latency_series(slow_seconds: float) -> tuple[Series, ...]:
     return tuple(found)
 
 
-def gauges(at: float) -> Iterator[tuple[str, dict[str, str], float]]:
-    """Yield the gauges at a moment: name, labels, value."""
+def gauges(at: float, tenants: Sequence[Known] = ()) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Yield the gauges at a moment: name, labels, value.
+
+    :param tenants: as they are now; none: as they were when the curtain rose.
+    """
     for number, (queue, usual) in enumerate(QUEUES.items()):
         wave = math.sin(2 * math.pi * (at / (3.1 * 3600) + number / 5)) + 0.4 * math.sin(2 * math.pi * at / 1700)
         yield "celery_queue_length", {"queue": queue}, max(0, round(usual * (1 + 0.5 * wave)))
-    yield "vcci_active_tenants", {}, len(_tenants())
-    for id_, slug in _tenants():
-        yield "vcci_tenant_info", {"tenant_id": id_, "slug": slug}, 1
+    known = tenants or _tenants()
+    yield "vcci_active_tenants", {}, sum(tenant.status == "active" for tenant in known)
+    for tenant in known:
+        yield "vcci_tenant_info", {"tenant_id": tenant.id, "slug": tenant.slug, "status": tenant.status}, 1
 
 
 @functools.lru_cache(maxsize=1)
-def _tenants() -> tuple[tuple[str, str], ...]:
-    """Return id and slug of the tenants that the production database holds too."""
-    from sandbox.platform.data import TENANTS  # it loads a database driver
+def _tenants() -> tuple[Known, ...]:
+    from sandbox.api.tenants import beginning  # it loads a database driver
 
-    return tuple((tenant.id, tenant.slug) for tenant in TENANTS)
+    return beginning()

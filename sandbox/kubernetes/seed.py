@@ -76,9 +76,18 @@ class Surroundings:
             "REDIS_URL": f"redis://:{redis}@127.0.0.1:{state.port('redis-direct')}/0",
             "VCCI_API_URL": f"http://127.0.0.1:{state.port('api')}",
         }
+        mail = {
+            "SMTP_HOST": "127.0.0.1",
+            "SMTP_PORT": str(state.port("smtp")),
+            "SMTP_USER": "vcci-ops",
+            "SMTP_PASSWORD": state.secret("smtp"),
+            "SMTP_STARTTLS": "false",
+            "MAIL_FROM": "VCCI <welcome@vcci.greenlang.io>",
+        }
         login = ("vcci-ops", state.secret("registry"))
         digests = shipping.digests(state.folder) if registry else {}
-        return cls(registry, digests, {"vcci-database": values, "vcci-ops-git": {"token": git}}, login)
+        secrets = {"vcci-database": values, "vcci-smtp": mail, "vcci-ops-git": {"token": git}}
+        return cls(registry, digests, secrets, login)
 
     def image(self, repository: str, version: str) -> str:
         """Return the reference of a release's image, by digest where it has one."""
@@ -341,7 +350,7 @@ def _template(name: str, image: str) -> Object:
         "resources": {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": limit}},
     }
     if name == "backend-api":
-        container["envFrom"].append({"secretRef": {"name": "vcci-database"}})
+        container["envFrom"] += [{"secretRef": {"name": name}} for name in ("vcci-database", "vcci-smtp")]
     if args:
         container["args"] = args
     if port:

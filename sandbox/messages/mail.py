@@ -58,6 +58,7 @@ def _read(raw: bytes) -> dict[str, Any]:
         "to": str(message.get("To", "")),
         "cc": str(message.get("Cc", "")),
         "subject": str(message.get("Subject", "")),
+        "message_id": str(message.get("Message-ID", "")),
         "text": _content(bodies["plain"]),
         "html": _content(bodies["html"]),
         "attachments": [

@@ -5,6 +5,7 @@ Rows come from generators and go through COPY, so that memory stays flat however
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import uuid
@@ -62,10 +63,16 @@ _COUNTRIES = ("DE", "SE", "CN", "IN", "US", "BR", "PL", "TR", "VN", "MX")
 _UNITS = ("kg", "tkm", "kWh", "EUR")
 _METHODS = ("spend-based", "average-data", "hybrid", "supplier-specific")
 SUPPLIERS_PER_TENANT = 80
+AWAY = 7
+"""Every seventh user has not been there for months: no log-in, no session."""
 
 
 def _id(kind: str, *parts: object) -> str:
     return str(uuid.uuid5(NAMESPACE, ":".join([kind, *map(str, parts)])))
+
+
+def _away(number: int) -> bool:
+    return number % AWAY == AWAY - 1
 
 
 def supplier_id(tenant: Tenant, number: int) -> str:
@@ -90,7 +97,7 @@ def users(now: datetime) -> Iterator[Row]:
             first, last = _FIRST[number % len(_FIRST)], rng.choice(_LAST)
             name = "Importer" if service else f"{first} {last}"
             email = f"{name.lower().replace(' ', '.')}@{tenant.slug}.example"
-            away = number % 7 == 6 and not service
+            away = _away(number) and not service
             login = now - timedelta(days=rng.randint(95, 300) if away else 0, minutes=rng.randint(5, 1200))
             hashed = f"$argon2id$v=19$m=65536${rng.getrandbits(128):032x}"
             created = now - timedelta(days=rng.randint(320, 700))
@@ -101,13 +108,19 @@ def users(now: datetime) -> Iterator[Row]:
 def sessions(now: datetime) -> Iterator[Row]:
     """Yield id, tenant, user, token hash, ip, created, last active; the newest is 30 s old."""
     rng = random.Random("sessions")
+    present = [number for number in range(len(_ROLES)) if not _away(number)]
     for tenant in TENANTS:
         for number in range(60):
             ago = 30 if number == 0 else rng.randint(60, 6 * 3600 if number < 20 else 6 * 86400)
             active = now - timedelta(seconds=ago)
-            user = _id("user", tenant.slug, number % len(_ROLES))
+            user = _id("user", tenant.slug, present[number % len(present)])
             yield (_id("session", tenant.slug, number), tenant.id, user, f"{rng.getrandbits(256):064x}",
                    f"198.51.100.{rng.randint(1, 254)}", active - timedelta(hours=2), active)  # fmt: skip
+
+
+def api_key(tenant: Tenant, name: str = "erp-import") -> str:
+    """Return a tenant's API key, which the database knows only by its hash; nothing but the sandbox takes it."""
+    return f"vcci.{tenant.id}.{_id('key', tenant.slug, name)}"
 
 
 def api_keys(now: datetime) -> Iterator[Row]:
@@ -115,7 +128,8 @@ def api_keys(now: datetime) -> Iterator[Row]:
     for tenant in TENANTS:
         for number, name in enumerate(("erp-import", "bi-export")):
             yield (_id("api_key", tenant.slug, name), tenant.id, _id("user", tenant.slug, 0), name,
-                   _id("hash", tenant.slug, name), ["emissions:write", "reports:read"][: 2 - number],
+                   hashlib.sha256(api_key(tenant, name).encode()).hexdigest(),
+                   ["emissions:write", "reports:read"][: 2 - number],
                    now - timedelta(hours=1 + number), now - timedelta(days=200))  # fmt: skip
 
 
