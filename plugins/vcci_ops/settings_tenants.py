@@ -91,6 +91,16 @@ class Erasure(Model):
     """Server-side encryption of the export: S3's own keys, or KMS."""
     kms_key: str = ""
     """With aws:kms: id of the key; empty: the account's default."""
+    tenants_table: str = Field(default="public.tenants", pattern=r"^[a-z_][a-z0-9_]{0,62}\.[a-z_][a-z0-9_]{0,62}$")
+    """The table of tenants, with its schema, and the column that identifies one."""
+    tenants_key: Identifier = "id"
+    tenant_column: Identifier = "tenant_id"
+    """A column of this name says whose a row is, with or without a foreign key."""
+    belongs_through: tuple[str, ...] = ()
+    """``schema.table.constraint``: foreign keys whose rows are the tenant's although the key clears itself when what
+    it refers to is deleted (ON DELETE SET NULL)."""
+    withheld_columns: tuple[str, ...] = ("password_hash", "token_hash", "key_hash")
+    """Columns of this name are secrets: not exported. include/sql/grants/ has the same list."""
     schemas_ignored: tuple[str, ...] = ()
     """Schemas that hold nothing of tenants, beside PostgreSQL's own."""
     kept_tables: tuple[str, ...] = ()
