@@ -120,6 +120,8 @@ class Deletions:
     def begin(self, id_: str, plan: Mapping[str, Any], digest: str, approval: Mapping[str, Any]) -> Deletion:
         """Record an approved plan, once; what stopped before its first row gives way to it.
 
+        One that stopped before its own grace begins again, so that its run can be cleared.
+
         :param id_: ``dag_id/run_id``.
         :param plan: JSON-safe; with ``tenant`` (id, slug, name), ``reason``, ``legal_basis``, ``requested_by``.
         :param digest: the plan's hash.
@@ -139,6 +141,11 @@ class Deletions:
                 "requested_by, approved_by, plan_hash, plan, approved_at) "
                 "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                 values,
+            )
+            connection.execute(
+                "UPDATE tenant_deletion SET state = %s WHERE environment = %s AND id = %s AND plan_hash = %s "
+                "AND state = %s AND begun_at IS NULL AND due_at IS NULL",
+                (EXPORTING, self.environment, id_, digest, STOPPED),
             )
         mine, open_ = self.known(id_), self.of_tenant(tenant["id"])
         if mine is None:
@@ -311,3 +318,11 @@ class Tombstones:
         with History(self.conn_id).connect() as connection:
             rows = connection.execute(query, (self.environment,)).fetchall()
         return [Tombstone(*row) for row in rows]
+
+
+def onboarding(environment: str, slug: str, conn_id: str = "vcci_ops_db") -> str:
+    """Return which run is onboarding a tenant of this slug, as ``dag_id/run_id``; empty when none is."""
+    query = "SELECT source FROM tenant_onboarding WHERE environment = %s AND slug = %s AND state = 'running'"
+    with History(conn_id).connect() as connection:
+        row = connection.execute(query, (environment, slug)).fetchone()
+    return str(row[0]) if row else ""

@@ -132,7 +132,8 @@ class PlanApprovalOperator(QuestionOperator):
     own, the second of the same person, a comment that is too long) is told in the log and in Slack, and the
     question stays open until the same deadline. Withdrawing one's own plan is fine: anybody's Reject counts.
 
-    XCom ``approval``: ``{"approved", "by", "at", "comment", "plan_hash", "reason"}``.
+    XCom ``approval``: ``{"approved", "by", "at", "comment", "plan_hash", "reason"}``, and ``votes``, a list of those
+    who approved.
 
     :param plan_task_id: task that returned the plan, a dict.
     :param own_approval: whether the one who asked may approve, too.
@@ -268,7 +269,8 @@ class PlanApprovalOperator(QuestionOperator):
         return self.does_not_count(plan, str(answer["by"]), event.get("params_input") or {})
 
     def _approved(self, context: Context, answer: dict[str, Any], votes: Sequence[str]) -> dict[str, Any]:
-        answer |= {"approved": True, "by": ", ".join(votes), "reason": f"approved by {', '.join(votes)}"}
+        by = ", ".join(votes)
+        answer |= {"approved": True, "by": by, "votes": list(votes), "reason": f"approved by {by}"}
         self.log.info("Plan %s: %s", answer["plan_hash"][:SHORT], answer["reason"])
         context["ti"].xcom_push(key="approval", value=answer)
         self.tell(context, release_text.approval_given(answer))
