@@ -127,7 +127,7 @@ with DAG(
         "ref": Param("main", type="string", maxLength=200, title="Git ref", description="Branch, tag or commit to tag"),
         "workloads": Param(
             [],
-            type="array",
+            type=["null", "array"],  # may stay empty, and the form says so
             items={"type": "string", "enum": list(release.workloads)},
             examples=list(release.workloads),
             title="Workloads",

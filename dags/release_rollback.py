@@ -88,7 +88,7 @@ with DAG(
         ),
         "workloads": Param(
             [],
-            type="array",
+            type=["null", "array"],  # may stay empty, and the form says so
             items={"type": "string", "enum": list(release.workloads)},
             examples=list(release.workloads),
             title="Workloads",

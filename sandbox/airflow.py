@@ -71,6 +71,8 @@ class Airflow(Service):
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+            # Between two links of a chain the scheduler sleeps this long; the default is a second.
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(sandbox.port("airflow-worker-logs")),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(sandbox.port("airflow-triggerer-logs")),
             # A task whose process ends slowly is noticed after this many seconds only; on a busy machine that is often.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import yaml
 
 from sandbox.__main__ import break_, heal
 from sandbox.airflow import Client
 from sandbox.demo import DAG, Demo, page_url
+from vcci_ops.settings import INCLUDE
 
 
 @dataclasses.dataclass
@@ -78,6 +81,24 @@ class Platform:
         """Make something go wrong."""
         break_(self.sandbox, self.demo.services, fault, list(options))
 
+    @contextmanager
+    def setting(self, path: str, value: Any) -> Iterator[None]:
+        """Let a setting, ``release.approvals.within``, have another value; tasks read it when they start."""
+        file = Path(os.environ["VCCI_OPS_SETTINGS"])
+        before = file.read_text()
+        settings = yaml.safe_load(before)
+        *parents, last = path.split(".")
+        place = settings
+        for name in parents:
+            place = place[name]
+        assert last in place, path
+        place[last] = value
+        try:
+            file.write_text(yaml.safe_dump(settings))
+            yield
+        finally:
+            file.write_text(before)
+
     def heal(self, fault: str | None = None) -> None:
         """Undo it."""
         heal(self.sandbox, self.demo.services, fault)
@@ -89,7 +110,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     before = os.environ.get("VCCI_SANDBOX_HOME")
     kept = os.environ.get("VCCI_TEST_SANDBOX_HOME")
     home = Path(kept) if kept else tmp_path_factory.mktemp("platform")
-    os.environ["VCCI_SANDBOX_HOME"] = str(home)
+    settings, given = home / "settings.yaml", os.environ.get("VCCI_OPS_SETTINGS")
+    settings.write_text((INCLUDE / "settings" / "sandbox.yaml").read_text())
+    os.environ["VCCI_SANDBOX_HOME"], os.environ["VCCI_OPS_SETTINGS"] = str(home), str(settings)
     os.environ.pop("VCCI_KUBECONFIG", None)
     demo = Demo()
     try:
@@ -97,10 +120,11 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield Platform(demo, client)
     finally:
         demo.stop()
-        if before is None:
-            os.environ.pop("VCCI_SANDBOX_HOME", None)
-        else:
-            os.environ["VCCI_SANDBOX_HOME"] = before
+        for name, value in (("VCCI_SANDBOX_HOME", before), ("VCCI_OPS_SETTINGS", given)):
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @pytest.fixture

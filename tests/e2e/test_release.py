@@ -60,6 +60,8 @@ def test_a_clean_release_bars_a_second_one_and_the_same_again_is_nothing_to_do(r
     assert released.git("cat-file", "-t", NEW).strip() == "tag"
     assert released.lock_holder() == ""
     assert roots(run) == 1
+    for said in (f"*Migrated*: {BEGINNING} → 0006_supplier_scores (expand-only)", "*Rolled out*: ", f"reports {NEW}"):
+        assert said in texts(run)
     assert "admin asked for it and may not approve it" in run.log("approve")
     assert run.xcom("verify.smoke")["junit"]["failures"] == 0
     query = "SELECT kind, version, from_version, outcome, requested_by, approved_by FROM release WHERE run_id = %s"
@@ -78,6 +80,9 @@ def test_a_clean_release_bars_a_second_one_and_the_same_again_is_nothing_to_do(r
 # Killed, restarted, and back by hand ---------------------------------------------------------------------
 
 ACTING = (
+    "validate.request",
+    "candidate.images",
+    "plan",
     "lock",
     "begin",
     "tag",
@@ -142,15 +147,20 @@ def numbers(released: Released, run: Run) -> list[int]:
     [
         pytest.param("v2.1.1", "roll_out.backend-api", "CrashLoopBackOff", id="crash-loop"),
         pytest.param("v2.1.3", "watch", "Error rate", id="errors"),
+        pytest.param("v2.1.4", "watch", "Latency", id="latency"),
         pytest.param("v2.1.5", "verify.smoke", "400 suppliers", id="smoke test"),
     ],
 )
 def test_what_fails_after_the_rollout_is_rolled_back_and_the_schema_stays(
     released: Released, version: str, task: str, words: str
 ) -> None:
+    undoing = ("roll_back.decide", *(f"roll_back.{name}" for name in WORKLOADS), "roll_back.ready", "roll_back.smoke")
+    killed = undoing if version == "v2.1.5" else ()
     run = released.deploy(version, f"release/{version}", watch_minutes=1)
     run.answer("Approve")
-    assert run.ended() == "failed"
+    with Killer(released, run, killed) as killer:
+        assert run.ended() == "failed"
+    assert killer.killed == set(killed), "each step of the way back was killed once"
     assert run.outcome == "rolled-back", run.tasks
     assert run.tasks[task] == "failed"
     assert released.images() == everywhere(OLD)
@@ -178,6 +188,14 @@ def test_a_destructive_migration_stops_and_asks_before_going_back(released: Rele
     assert released.schema() == "0007_drop_old_engagement"
     assert "suppliers.engagement_status" in run.log("plan")
     assert "failed after a destructive migration" in str(released.platform.inbox("mail"))
+    # What runs lacks the newer scripts now: the way down runs in the image that brought them.
+    conf = {"target": OLD, "database": BEGINNING, "reason": "back for good", "dry_run": False, "watch_minutes": 1}
+    back = released.run("release_rollback", conf)
+    back.answer("Approve")
+    back.until_task("watch", "deferred")
+    assert released.schema() == BEGINNING
+    assert "v2.2.0" in back.xcom("plan")["schema"]["image"]
+    assert back.ended() == "success", back.tasks
 
 
 # Not judged: neither passed nor undone ---------------------------------------------------------------
@@ -205,6 +223,18 @@ def test_somebody_elses_change_during_the_watch_ends_it_and_is_left_alone(releas
     assert released.images() == {**everywhere(NEW), "frontend": "v1.9.0"}
 
 
+def test_a_slow_start_is_waited_for_and_without_traffic_nothing_is_judged(released: Released) -> None:
+    run = released.deploy("v2.1.2", "release/v2.1.2", watch_minutes=1)
+    run.answer("Approve")
+    run.until_task("watch", "deferred", seconds=200)
+    assert released.images() == everywhere("v2.1.2")
+    released.platform.break_("traffic-loss")
+    assert run.ended() == "failed"
+    assert run.outcome == "inconclusive"
+    assert released.images() == everywhere("v2.1.2"), "neither passed nor undone"
+    assert "too little traffic" in texts(run)
+
+
 # Stopped before anything changes ------------------------------------------------------------------------
 
 
@@ -226,6 +256,28 @@ def test_a_rejected_release_changes_nothing(released: Released) -> None:
     untouched(released, run)
 
 
+def test_nobody_answers(released: Released) -> None:
+    with released.platform.setting("release.approvals.within", "6s"):
+        run = released.deploy(NEW, "release/v2.1")
+        assert run.ended() == "failed"
+    assert run.outcome == "rejected"
+    assert "nobody answered within 6 s" in run.log("approve") + texts(run)
+    untouched(released, run)
+
+
+def test_built_in_the_cluster_and_stopped_for_the_platform_fell_ill_before_the_approval(released: Released) -> None:
+    run = released.deploy("v2.3.0", "release/v2.3", images="build")
+    run.until_task("approve", "awaiting_input")
+    assert run.tasks["candidate.build_backend-api"] == "success"
+    images = run.xcom("plan")["images"]
+    assert all("v2.3.0@sha256:" in image["reference"] for image in images.values())
+    released.platform.break_("api-503")
+    run.answer("Approve")
+    assert run.ended() == "failed"
+    assert "this is no moment for a change: the endpoint says unavailable (HTTP 503)" in run.log("begin")
+    untouched(released, run)
+
+
 def test_a_plan_that_went_stale_after_the_approval_changes_nothing(released: Released) -> None:
     run = released.deploy(NEW, "release/v2.1")
     run.until_task("approve", "awaiting_input")
@@ -240,10 +292,11 @@ def test_a_plan_that_went_stale_after_the_approval_changes_nothing(released: Rel
 
 
 def test_a_dry_run_ends_with_the_plan(released: Released) -> None:
-    run = released.deploy(NEW, "release/v2.1", dry_run=True)
+    run = released.deploy(NEW, "release/v2.1", dry_run=True, migration="none")
     assert run.ended() == "success"
     assert run.outcome == "dry-run"
     said = run.log("plan")
+    assert "**1 migration due and NOT run**, as the form asks" in said
     assert "ADD COLUMN" in said
     assert "expand-only" in said
     untouched(released, run)

@@ -19,6 +19,7 @@ from tests.integration.kube_fixtures import Plane, connect, furnished, played_pl
 from vcci_ops.domain.jobs import JobRequest, base_name
 from vcci_ops.hooks.lease import ChangeLock
 from vcci_ops.operators.jobs import PlatformJobOperator
+from vcci_ops.operators.lock import ReleaseChangeLockOperator
 from vcci_ops.triggers.job import JobTrigger
 
 pytestmark = [pytest.mark.kube, pytest.mark.integration]
@@ -264,3 +265,16 @@ def test_the_trigger_is_made_again_with_the_same_end() -> None:
             "kubernetes_conn_id": "vcci_kubernetes",
         },
     )
+
+
+def test_the_lock_is_kept_while_a_job_goes_on_that_nobody_watches(plane: Plane) -> None:
+    unlock = ReleaseChangeLockOperator(task_id="unlock", namespace=plane.namespace)
+    running = task(plane, asked(step="migrate-long", command=("python", "-c", "__import__('time').sleep(600)")))
+    if plane.name != "played":
+        pytest.skip("its Jobs end at once")
+    deferred(running, context())  # and then nobody resumes it
+    with pytest.raises(AirflowFailException, match=r"the change lock is kept, for vcci-migrate-long-\w+ of this run"):
+        unlock.execute(context())
+    ChangeLock(plane.namespace).require(HOLDER)
+    plane.kubectl("delete", "job", "-l", "vcci-ops/step=migrate-long", "-n", plane.namespace)
+    assert unlock.execute(context()) is True

@@ -279,12 +279,6 @@ def test_the_plan_says_what_is_dropped() -> None:
     assert "schema stays" in release_text.plan_summary({**PLAN, "schema": {"from": "r5", "apply": False}})
 
 
-def test_the_watch_is_one_line_and_the_worst() -> None:
-    text = release_text.watching(12, 30, {"pass": 11, "fail": 1, "error": 0}, ["error rate 2 %"])
-    assert text == ":eyes: *Watch* ▰▰▰▰▱▱▱▱▱▱ 12 of 30 min: 11 pass, 1 fail\n• error rate 2 %"
-    assert "no sample yet" in release_text.watching(0, 30, {})
-
-
 def test_phases_have_their_sign() -> None:
     assert (
         release_text.phase("Migrate", "r4 → r5", ok=True, seconds=12) == ":white_check_mark: *Migrate*: r4 → r5 (12 s)"
@@ -299,7 +293,6 @@ def test_no_text_from_outside_mentions_or_links_anything() -> None:
     said = [
         release_text.headline("failed", plan, note=EVIL, url=EVIL), release_text.plan_summary(plan),
         release_text.begun(plan, {"requested_by": EVIL, "approved_by": EVIL}), release_text.phase(EVIL, EVIL),
-        release_text.watching(1, 2, {EVIL: 1}, [EVIL]),
         release_text.rolling_back(plan, {"why": EVIL, "workloads": {EVIL: 1}}),
         release_text.rolling_back(plan, {"why": EVIL, "ask": True}), release_text.not_rolled_back(EVIL, EVIL),
         release_text.final(EVIL, plan, EVIL, EVIL, report_url=EVIL), release_text.approval_asked(plan, "https://a", 60),

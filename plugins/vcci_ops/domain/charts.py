@@ -93,16 +93,16 @@ def _lines(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _levels(limits: Sequence[tuple[str, float]], baseline: float | None, unit: str) -> list[dict[str, Any]]:
-    levels = [(f"{name} {humanize(value, unit)}", value, "#b3261e", [1, 0]) for name, value in limits]
-    if baseline is not None:
-        levels.append((f"baseline {humanize(baseline, unit)}", baseline, "#444444", [5, 4]))
+    levels = [(f"{name} {humanize(value, unit)}", value, "#b3261e", [1, 0], "right") for name, value in limits]
+    if baseline is not None:  # its label on the other side, for it is often close to a limit
+        levels.append((f"baseline {humanize(baseline, unit)}", baseline, "#444444", [5, 4], "left"))
     drawn: list[dict[str, Any]] = []
-    for text, value, colour, dash in levels:
+    for text, value, colour, dash, side in levels:
         data, at_level = {"values": [{"value": value, "text": text}]}, {"x": {"value": 0}, "x2": {"value": WIDTH}}
         rule = {"type": "rule", "color": colour, "strokeDash": dash, "strokeWidth": 1.2}
-        label = {"type": "text", "align": "right", "baseline": "bottom", "dy": -3, "fontSize": 11, "color": colour}
+        label = {"type": "text", "align": side, "baseline": "bottom", "dy": -3, "fontSize": 11, "color": colour}
         drawn.append({"data": data, "mark": rule, "encoding": at_level})
-        written = {"x": {"value": WIDTH - 4}, "text": {"field": "text"}}
+        written = {"x": {"value": WIDTH - 4 if side == "right" else 4}, "text": {"field": "text"}}
         drawn.append({"data": data, "mark": label, "encoding": written})
     return drawn
 

@@ -21,6 +21,8 @@ from vcci_ops.exceptions import InvalidInput, Refused
 Object = Mapping[str, Any]
 JOB, ATTEMPT, STEP = "vcci-ops/job", "vcci-ops/attempt", "vcci-ops/step"
 """Labels: the name without the attempt, the attempt, the step."""
+MANAGED = "app.kubernetes.io/managed-by=vcci-ops"
+"""Selector of all of them."""
 SPEC, REPORTED = "vcci-ops/spec", "vcci-ops/reported"
 """Annotations: hash of what was asked for; "true" when a task has told of its failure."""
 MAIN = "job"

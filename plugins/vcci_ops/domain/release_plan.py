@@ -20,18 +20,21 @@ _LOST = {
 _PAST = ("last_hour", "last_week")
 
 
-def schema_part(current: str | None, migrations: Sequence[Migration], *, apply: bool) -> dict[str, Any]:
+def schema_part(
+    current: str | None, migrations: Sequence[Migration], *, apply: bool, types: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return the schema's part of a plan.
 
     :param current: revision the production database is at.
     :param migrations: what the new image would run, in order.
     :param apply: whether the release runs them.
+    :param types: of the columns, ``table.column`` → as PostgreSQL writes it.
     """
-    parts = [_migration(migration, classify(migration.sql)) for migration in migrations]
+    parts = [_migration(migration, classify(migration.sql, types=types)) for migration in migrations]
     worst = max((part["class"] for part in parts), key=_CLASSES.index, default="none")
     return {
         "from": current,
-        "to": migrations[-1].revision if migrations else current,
+        "to": migrations[-1].revision if apply and migrations else current,
         "class": worst if apply else "none",
         "apply": apply and bool(migrations),
         "migrations": parts,
@@ -95,11 +98,14 @@ def _schema_lines(schema: Mapping[str, Any], where: str, *, lost: str) -> Iterat
     yield "\n### Database schema\n"
     if not schema["migrations"]:
         yield f"Stays at `{schema['from']}`."
+        if schema.get("unread"):
+            yield f"\n**Which migrations are due could not be read**, and none is run: {_plain(schema['unread'])}"
         return
-    if not schema["apply"]:
-        yield f"Stays at `{schema['from']}`: {len(schema['migrations'])} migrations are due and are **not** run."
-        return
-    yield f"`{schema['from']}` → `{schema['to']}`, **{schema['class']}**"
+    if schema["apply"]:
+        yield f"`{schema['from']}` → `{schema['to']}`, **{schema['class']}**"
+    else:
+        due = len(schema["migrations"])
+        yield f"Stays at `{schema['from']}`. **{due} migration{'s'[: due > 1]} due and NOT run**, as the form asks:"
     if schema["class"] == "destructive":
         yield f"\n**{lost}**"
     for migration in schema["migrations"]:

@@ -142,21 +142,6 @@ def begun(plan: Mapping[str, Any], by: Mapping[str, Any]) -> str:
     return f":rocket: *{kind} {_version(plan)}* begins: {who}{reason}\n{plan_summary(plan)}"
 
 
-def watching(minute: float, minutes: float, counts: Mapping[str, int], worst: Sequence[str] = ()) -> str:
-    """Return the watch's progress, edited in place.
-
-    :param minute: how far, of ``minutes``.
-    :param counts: verdict → number of samples.
-    :param worst: lines on what is not as it should be.
-    """
-    done = min(10, round(10 * minute / minutes)) if minutes else 10
-    counted = (
-        ", ".join(f"{number} {escape(verdict)}" for verdict, number in counts.items() if number) or "no sample yet"
-    )
-    lines = [f":eyes: *Watch* {'▰' * done}{'▱' * (10 - done)} {minute:.0f} of {minutes:.0f} min: {counted}"]
-    return "\n".join([*lines, *(f"• {cut(escape(line), _LINE)}" for line in worst[:5])])
-
-
 def rolling_back(plan: Mapping[str, Any], decision: Mapping[str, Any]) -> str:
     """Return that the release is undone, or that a person is asked whether it should be."""
     why = cut(escape(decision.get("why", "")), _LONG)

@@ -52,11 +52,6 @@ class Version:
     def _parts(self) -> semver.Version:
         return semver.Version.parse(self.text[1:])
 
-    @property
-    def is_prerelease(self) -> bool:
-        """Whether it has a part after a hyphen."""
-        return self._parts.prerelease is not None
-
 
 def parse(text: object, field: str = "version") -> Version:
     """Return the version that a text is, whole.
@@ -118,13 +113,6 @@ class ImageReference:
             raise InvalidInput(field, text, accepted)
         return cls(registry, repository, tag, digest)
 
-    def with_digest(self, digest: str) -> ImageReference:
-        """Return it with this digest.
-
-        :raises InvalidInput: when it is no digest.
-        """
-        return dataclasses.replace(self, digest=checked_digest(digest))
-
     @property
     def version(self) -> Version | None:
         """The version that its tag is; None when the tag is none."""
@@ -142,10 +130,10 @@ def version_of(reference: str) -> Version | None:
         return None
 
 
-def of_image(reference: str) -> str | None:
-    """Return the version in an image reference as text; None as in :func:`version_of`."""
-    found = version_of(reference)
-    return str(found) if found else None
+def newer(reference: str, other: str) -> bool:
+    """Return whether the first of two images carries the newer version; what carries none is not newer."""
+    version, compared = version_of(reference), version_of(other)
+    return version is not None and (compared is None or version > compared)
 
 
 def checked_repository(text: object, field: str = "repository") -> str:

@@ -11,6 +11,7 @@ import yaml
 from vcci_ops.domain.jobs import (
     JOB,
     MAIN,
+    MANAGED,
     OUTPUT_LENGTH,
     REPORTED,
     TAIL,
@@ -27,7 +28,7 @@ from vcci_ops.domain.jobs import (
 )
 from vcci_ops.domain.junit import document_of, read_junit, told
 from vcci_ops.domain.pods import epoch
-from vcci_ops.domain.rollouts import Patience, condition, troubles, unscheduled
+from vcci_ops.domain.rollouts import RUN, Patience, condition, troubles, unscheduled
 from vcci_ops.domain.signatures import redact
 from vcci_ops.exceptions import Conflict, InvalidInput, MeasurementError, NoData
 from vcci_ops.hooks.kubernetes_writer import DEPLOYMENTS, JOBS, MERGE, PODS, KubernetesWriter
@@ -82,6 +83,17 @@ class PlatformJobs:
             except Conflict:
                 self._check_name(manifest["metadata"]["name"], request, run)
         raise Conflict(f"the Job of step {request.step} is made and deleted all the time; it was not begun")
+
+    def unfinished(self, run: str) -> list[str]:
+        """Return the names of the Jobs of a run that have not ended.
+
+        :param run: ``dag_id/run_id``.
+        """
+        listed = self.api.objects(JOBS, self.namespace, MANAGED)
+        ours = [job for job in listed if (job["metadata"].get("annotations") or {}).get(RUN) == run]
+        return sorted(
+            job["metadata"]["name"] for job in ours if not ended(job) and not job["metadata"].get("deletionTimestamp")
+        )
 
     def _last_attempt(self, request: JobRequest, run: str) -> dict[str, Any] | None:
         listed = self.api.objects(JOBS, self.namespace, f"{JOB}={base_name(request, run)}")

@@ -154,6 +154,19 @@ class Releases:
             rows = connection.execute(query, (self.environment, most)).fetchall()
         return [{**dict(zip(columns, row, strict=True)), "at": row[-1].isoformat()} for row in rows]
 
+    def image_that_migrated(self, revision: str, repository: str) -> str | None:
+        """Return the image of the newest release that brought the schema to a revision: it has the scripts.
+
+        :param repository: of the image that the Jobs run.
+        """
+        query = (
+            "SELECT plan #>> ARRAY['images', %s, 'reference'] FROM release WHERE environment = %s AND kind = 'deploy' "
+            "AND plan #>> '{schema,to}' = %s AND plan #> '{schema,apply}' = 'true' ORDER BY started_at DESC LIMIT 1"
+        )
+        with History(self.conn_id).connect() as connection:
+            row = connection.execute(query, (repository, self.environment, revision)).fetchone()
+        return str(row[0]) if row and row[0] else None
+
     def close_incident(self, number: str, by: str, reason: str) -> str:
         """Close an incident and return its title; one that is closed already stays as it was closed.
 

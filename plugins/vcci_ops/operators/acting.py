@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from vcci_ops.exceptions import DeliveryFailed, MeasurementError, OpsError, Unreachable
+from vcci_ops.exceptions import DeliveryFailed, MeasurementError, OpsError, Refused, Unreachable
 from vcci_ops.hooks.releases import Journal
 from vcci_ops.settings import Settings, load_settings
 
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 log = logging.getLogger("airflow.task")
+UNKNOWN = "unknown"
+"""Who asked, where no person did."""
+FAILURE = "failure"
+"""XCom key under which a task leaves why it failed, for the reports."""
 
 
 @contextmanager
 def failing_clearly() -> Iterator[None]:
     """Turn this library's errors into Airflow's: tried again where that may help, failed at once where not.
 
-    The reason stands in the log as a line of its own, above the traceback.
+    The reason stands in the log as a line of its own, above the traceback, and in XCom under :data:`FAILURE`.
 
     :raises AirflowException: for what did not answer; a retry may find it well.
     :raises AirflowFailException: for refusals, failed changes, wrong input, missing rights.
@@ -33,11 +38,19 @@ def failing_clearly() -> Iterator[None]:
     try:
         yield
     except (Unreachable, DeliveryFailed) as error:
-        log.error("%s", error)
+        _leave(error)
         raise AirflowException(str(error)) from error
     except OpsError as error:
-        log.error("%s", error)
+        _leave(error)
         raise AirflowFailException(str(error)) from None
+
+
+def _leave(error: OpsError) -> None:
+    log.error("%s", error)
+    try:
+        get_current_context()["ti"].xcom_push(key=FAILURE, value=str(error)[:2000])
+    except Exception as unsaid:  # the log has it; the error itself must come through
+        log.debug("not left in XCom: %s", unsaid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +67,24 @@ class Acting:
     def of(cls, context: Context) -> Acting:
         """Read it off a task's context."""
         run = context["dag_run"]
-        by = getattr(run, "triggering_user_name", None) or "unknown"
+        by = getattr(run, "triggering_user_name", None) or UNKNOWN
         return cls(str(run.dag_id), str(run.run_id), str(by), load_settings(), dict(context.get("params") or {}))
 
     @cached_property
     def journal(self) -> Journal:
         """What this run has done so far."""
         return Journal(self.settings.environment, self.dag_id, self.run_id)
+
+    def require_requester(self) -> None:
+        """Pass when it is known who asked, so that somebody else can approve.
+
+        :raises Refused: for a run that no person has triggered.
+        """
+        if self.requested_by == UNKNOWN:
+            raise Refused(
+                "nobody is known to have asked for this run, so it cannot be told whether somebody else approves it. "
+                "Trigger it with a log-in of your own (UI, or REST API), or allow own approvals in the settings"
+            )
 
     @property
     def source(self) -> str:

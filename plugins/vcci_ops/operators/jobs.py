@@ -79,6 +79,9 @@ class PlatformJobOperator(BaseOperator):
         """Return what to run; None when this run has nothing for this task."""
         raise NotImplementedError
 
+    def succeeded(self, context: Context, result: JobResult) -> None:
+        """Say so where people follow the run; nothing by itself."""
+
     def execute(self, context: Context) -> dict[str, Any]:
         """Begin the Job or find it, and wait for it."""
         with failing_clearly():
@@ -124,6 +127,7 @@ class PlatformJobOperator(BaseOperator):
         result = self.jobs.result(found, timeout=timeout, verbatim=verbatim)
         self._log_output(result)
         if result.succeeded:
+            self.succeeded(context, result)
             return result.to_dict()
         context["ti"].xcom_push(key="return_value", value=result.to_dict())
         try:

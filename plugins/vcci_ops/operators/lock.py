@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from vcci_ops.exceptions import InvalidInput, LockHeld, Refused, Unreachable
+from vcci_ops.exceptions import ChangeFailed, InvalidInput, LockHeld, Refused, Unreachable
 from vcci_ops.hooks.lease import NAME, ChangeLock, LockState
 from vcci_ops.operators.acting import Acting, failing_clearly, needed
 
@@ -144,15 +144,36 @@ class AcquireChangeLockOperator(_LockOperator):
 
 
 class ReleaseChangeLockOperator(_LockOperator):
-    """Give the lock back, if this run has it; safe to run twice, and never takes another's."""
+    """Give the lock back, if this run has it; safe to run twice, and never takes another's.
+
+    It is kept while a Job of this run goes on that nobody watches any more, such as a migration that took longer than
+    its time: the next change must not begin beside it.
+
+    :raises AirflowFailException: when it is kept; names the Job. Clear the task when that has ended.
+    """
 
     def execute(self, context: Context) -> bool:
         """Give it back."""
+        holder = holder_of(context)
         with failing_clearly():
-            had = self.lock.release(holder_of(context))
+            current = self.lock.current()
+            if current and current.holder == holder:
+                self._require_no_job(holder)
+            had = self.lock.release(holder)
         said = "is free again" if had else "was not this run's (any more); left alone"
         self.log.info("The change lock of namespace %s %s", self.namespace, said)
         return had
+
+    def _require_no_job(self, holder: str) -> None:
+        from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
+        from vcci_ops.hooks.platform_jobs import PlatformJobs
+
+        going_on = PlatformJobs(KubernetesWriter(self.kubernetes_conn_id), self.namespace).unfinished(holder)
+        if going_on:
+            raise ChangeFailed(
+                f"the change lock is kept, for {', '.join(going_on)} of this run still goes on and may change the "
+                "platform. Wait for its end (kubectl get job), or delete it, then clear this task"
+            )
 
 
 class BreakChangeLockOperator(_LockOperator):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -22,6 +22,8 @@ from vcci_ops.operators.watch import WatchOperator, WatchSubject
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from vcci_ops.domain.jobs import JobResult
 
 
 def approved(context: Context) -> dict[str, Any]:
@@ -85,6 +87,34 @@ def served_version(context: Context, workloads: Mapping[str, Mapping[str, Any]],
     return str(versions.version_of(image) or "")
 
 
+def not_complete(namespace: str, names: list[str]) -> list[str]:
+    """Return in words which Deployments are not rolled out and ready, with what is missing."""
+    from vcci_ops.domain.workloads import Deployment, Rollout
+    from vcci_ops.hooks.kubernetes_writer import DEPLOYMENTS, KubernetesWriter
+
+    writer = KubernetesWriter()
+    found = [Deployment.from_json(writer.object(DEPLOYMENTS, namespace, name)) for name in names]
+    return [f"{d.name}: {d.summary()}" for d in found if d.rollout is not Rollout.COMPLETE]
+
+
+def endpoint_problems(acting: Acting, version: str) -> list[str]:
+    """Return in words what the public endpoint says that it should not.
+
+    :param version: that it must report; "" for any.
+    """
+    from vcci_ops.hooks.http import JsonApi
+
+    api = acting.settings.api
+    status, document, _ = JsonApi("vcci_api", "The VCCI API").get(api.readiness_path)
+    said = document if isinstance(document, dict) else {}
+    if status != 200 or said.get("status") not in api.ready_status:
+        return [f"the endpoint says {said.get('status', 'nothing readable')} (HTTP {status})"]
+    reported = str(said.get("version", ""))
+    if not version or not reported or reported.removeprefix("v") == version.removeprefix("v"):
+        return []
+    return [f"the endpoint reports {reported}, not {version}"]
+
+
 def planned_world(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same as the plan was made for."""
     return {
@@ -112,9 +142,9 @@ class BeginReleaseOperator(BaseOperator):
             require_lock(acting)
             now = world(acting, list(plan["workloads"]))
             if acting.journal.recall("begun") is None:
-                if plan["kind"] == "deploy":  # an incident is what a rollback is for
-                    require_quiet(acting)
                 require_unchanged(planned_world(plan), now)
+                if plan["kind"] == "deploy":  # an incident is what a rollback is for
+                    require_quiet(acting, self._unwell(acting))
             else:
                 require_on_the_way(plan, now)
             approval = pulled(context, APPROVAL, "approval") or {}
@@ -136,6 +166,16 @@ class BeginReleaseOperator(BaseOperator):
             tell(acting, "root", release_text.headline("running", plan), root=True)
             tell(acting, "announce", release_text.begun(plan, by))
             self._statuspage(acting, plan)
+
+    def _unwell(self, acting: Acting) -> Iterator[str]:
+        """Yield what has gone wrong with the platform while the plan waited for its approval."""
+        from vcci_ops.hooks.watch import MetricReader
+
+        settings = acting.settings
+        namespace = settings.kubernetes.namespace
+        yield from not_complete(namespace, [workload.name for workload in settings.kubernetes.workloads])
+        yield from endpoint_problems(acting, "")
+        yield from MetricReader(settings.release.watch, namespace).probe(settings.release.watch.metrics)
 
     def _statuspage(self, acting: Acting, plan: Mapping[str, Any]) -> None:
         from vcci_ops.hooks.statuspage import Statuspage
@@ -210,6 +250,12 @@ class PublishImagesOperator(BaseOperator):
 class SmokeOperator(ReleaseJobOperator):
     """Smoke tests of the release, which must find the version that the API runs."""
 
+    def succeeded(self, context: Context, result: JobResult) -> None:
+        """Tell Slack that the release is verified."""
+        tests = f", {result.junit['tests']} smoke tests passed" if result.junit else ""
+        found = f"every pod is ready, the endpoint reports {self.version(context) or 'its version'}{tests}"
+        tell(Acting.of(context), "verify", release_text.phase("Verified", found, ok=True, seconds=result.seconds))
+
     def version(self, context: Context) -> str:
         """Return the version that the tests must find."""
         return served_version(context, approved(context)["workloads"], "to")
@@ -236,6 +282,12 @@ class MigrateOperator(ReleaseJobOperator):
         if now not in {schema["from"], *(migration["revision"] for migration in schema["migrations"])}:
             raise Refused(f"the schema is at {now}, planned from {schema['from']}: somebody else migrated it")
         return ("upgrade", schema["to"])
+
+    def succeeded(self, context: Context, result: JobResult) -> None:
+        """Tell Slack from where to where."""
+        schema = approved(context)["schema"]
+        found = f"{schema['from']} → {schema['to']} ({schema['class']})"
+        tell(Acting.of(context), "migrate", release_text.phase("Migrated", found, ok=True, seconds=result.seconds))
 
 
 class WorkloadOperator(RolloutOperator):
@@ -266,6 +318,17 @@ class RolloutWorkloadOperator(WorkloadOperator):
             expected_image=planned["image"],
         )
 
+    def execute_complete(self, context: Context, event: dict[str, Any], changed: bool, begun: float) -> dict[str, Any]:
+        """Tell Slack how far the rollout is, in one message."""
+        result = super().execute_complete(context, event, changed, begun)
+        names = list(approved(context)["workloads"])
+        done = names[: names.index(self.workload) + 1]
+        over = len(done) == len(names)
+        found = ", ".join(done) + ("" if over else f" ({len(done)} of {len(names)})")
+        text = release_text.phase("Rolled out" if over else "Rolling out", found, ok=True if over else None)
+        tell(Acting.of(context), "roll_out", text)
+        return result
+
 
 class ReadyOperator(BaseOperator):
     """Is every pod of the changed Deployments ready, and does the public endpoint report the version?
@@ -291,7 +354,7 @@ class ReadyOperator(BaseOperator):
         with failing_clearly():
             names, version = self.expected(context)
             try:
-                problems = [*self._not_ready(names), *self._endpoint(acting, version)]
+                problems = [*not_complete(self.namespace, names), *endpoint_problems(acting, version)]
             except Unreachable as error:  # what cannot be asked is not bad
                 problems = [str(error)]
             if not problems:
@@ -309,28 +372,6 @@ class ReadyOperator(BaseOperator):
             raise ChangeFailed(f"not so within {within:.0f} s: {why}")
         self.log.info("not yet: %s", why)
         raise AirflowRescheduleException(now + dt.timedelta(seconds=3))  # type: ignore[no-untyped-call]
-
-    def _not_ready(self, names: list[str]) -> list[str]:
-        from vcci_ops.domain.workloads import Deployment, Rollout
-        from vcci_ops.hooks.kubernetes_writer import DEPLOYMENTS, KubernetesWriter
-
-        writer = KubernetesWriter()
-        found = [Deployment.from_json(writer.object(DEPLOYMENTS, self.namespace, name)) for name in names]
-        return [f"{d.name}: {d.summary()}" for d in found if d.rollout is not Rollout.COMPLETE]
-
-    @staticmethod
-    def _endpoint(acting: Acting, version: str) -> list[str]:
-        from vcci_ops.hooks.http import JsonApi
-
-        api = acting.settings.api
-        status, document, _ = JsonApi("vcci_api", "The VCCI API").get(api.readiness_path)
-        said = document if isinstance(document, dict) else {}
-        if status != 200 or said.get("status") not in api.ready_status:
-            return [f"the endpoint says {said.get('status', 'nothing readable')} (HTTP {status})"]
-        reported = str(said.get("version", ""))
-        if not version or not reported or reported.removeprefix("v") == version.removeprefix("v"):
-            return []
-        return [f"the endpoint reports {reported}, not {version}"]
 
 
 class ReleaseWatchOperator(WatchOperator):

@@ -132,7 +132,8 @@ class AskRollbackOperator(DecisionOperator):
         lines = [
             f"**{decision['why']}**",
             f"The migration to `{plan['schema']['to']}` is done and dropped: {', '.join(dropped) or 'see its SQL'}.",
-            f"{plan['from_version']} may not work on this schema. The schema is not touched by either answer.",
+            f"{plan['from_version']} may not work on this schema. The schema is not touched by either answer; "
+            f"`release_rollback` with database `{plan['schema']['from']}` takes it back, too, without what it dropped.",
             f"Changed so far: {', '.join(decision['workloads'])}.",
         ]
         headline = f"{plan['version']} failed after a destructive migration: roll the images back?"

@@ -13,7 +13,7 @@ from vcci_ops.domain.release_outcome import Ending, Facts
 from vcci_ops.domain.release_report import ReleaseReport, render
 from vcci_ops.domain.watch import Sample, Verdict, worst_baseline
 from vcci_ops.links import report_path
-from vcci_ops.operators.acting import Acting, pulled
+from vcci_ops.operators.acting import FAILURE, Acting, pulled
 from vcci_ops.operators.release_plan import PLAN, REQUEST, in_order
 from vcci_ops.operators.report import airflow_url
 from vcci_ops.settings_watch import WatchMetric
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 SMOKE = {"Smoke tests": "verify.smoke", "Smoke tests after the rollback": "roll_back.smoke"}
+FOUND = 200
+"""Characters of what a task returned that are still words and no data."""
 QUIET = ("dry-run", "nothing-to-do")
 """Endings of which Slack is told nothing: nothing was asked of anybody, nothing was changed."""
 
@@ -161,7 +163,18 @@ class Evidence:
             state = self.facts.states.get(task.task_id)
             if state and task.task_id != self.context["ti"].task_id:
                 seconds = None if state == "skipped" else took.get(task.task_id)
-                yield {"name": task.task_id, "status": state, "seconds": seconds, "detail": ""}
+                yield {"name": task.task_id, "status": state, "seconds": seconds, "detail": self._found(task.task_id)}
+
+    def _found(self, task: str) -> str:
+        """Return in a few words what a task found, or why it failed."""
+        if self.facts.states[task] == "failed":
+            return str(pulled(self.context, task, FAILURE) or "")
+        left = pulled(self.context, task) if self.facts.states[task] == "success" else None
+        if not isinstance(left, Mapping):
+            return left if isinstance(left, str) and len(left) <= FOUND else ""
+        if left.get("junit"):
+            return f"{left['junit']['tests']} tests passed"
+        return str(left.get("message") or left.get("words") or "")
 
     def _watch(self) -> dict[str, Any]:
         watched = dict(self.facts.watch)

@@ -15,7 +15,7 @@ from vcci_ops.domain.plans import SHORT, canonical, plan_hash
 from vcci_ops.domain.release_plan import plan_markdown, schema_part
 from vcci_ops.domain.results import Result
 from vcci_ops.domain.units import duration
-from vcci_ops.exceptions import Refused
+from vcci_ops.exceptions import MeasurementError, OpsError, Refused
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
 from vcci_ops.operators.approval import PlanApprovalOperator
 from vcci_ops.operators.base import RESULTS_KEY
@@ -63,6 +63,20 @@ def output_of(job: Mapping[str, Any]) -> str:
     if not job["complete"]:
         raise Refused(f"the output of Job {job['job']} is not complete ({'; '.join(job['notes'])}); clear its task")
     return str(job["output"])
+
+
+def known_types(log: Any) -> dict[str, str]:
+    """Return the types of the columns, so that a change to a wider one is told from one that loses something.
+
+    Not known, such a change counts as destructive; that bars nothing.
+    """
+    from vcci_ops.hooks.schema import column_types
+
+    try:
+        return column_types()
+    except MeasurementError as error:
+        log.warning("The types of the columns are not known, so each change of one counts as destructive: %s", error)
+        return {}
 
 
 def candidate(registry: Registry, repository: str, version: str, commit: str) -> str | None:
@@ -232,14 +246,11 @@ class SchemaPlanOperator(ReleaseJobOperator):
     verbatim = True
 
     def arguments(self, context: Context) -> tuple[str, ...] | None:
-        """Return from where to where; None when the form asks for no migration."""
+        """Return from where to where; also when none is to run: the approver reads what is due and left out."""
         from vcci_ops.hooks.schema import current_revision
 
         current = current_revision()
         context["ti"].xcom_push(key="current", value=current)
-        if needed(context, REQUEST)["migration"] == "none":
-            self.log.info("the form asks for no migration; the schema stays at %s", current)
-            return None
         return ("upgrade", f"{current}:head" if current else "head", "--sql")
 
 
@@ -272,8 +283,6 @@ class PlanOperator(BaseOperator):
             name: {**workload, "to": images[release.image_of(name).repository]["reference"]}
             for name, workload in asked["workloads"].items()
         }
-        job, current = pulled(context, SCHEMA) or {}, pulled(context, SCHEMA, "current")
-        migrations = read_offline_sql(output_of(job), start=current) if job else []
         return {
             "kind": "deploy",
             "environment": acting.settings.environment,
@@ -281,11 +290,26 @@ class PlanOperator(BaseOperator):
             **{key: asked[key] for key in ("version", "from_version", "commit", "ref", "reason", "requested_by")},
             "images": images,
             "workloads": workloads,
-            "schema": schema_part(current, migrations, apply=asked["migration"] == "auto"),
+            "schema": self._schema(context, apply=asked["migration"] == "auto"),
             "baseline": needed(context, METRICS),
             "watch": {"minutes": asked["watch_minutes"]},
             "changelog": asked["changelog"],
         }
+
+    def _schema(self, context: Context, *, apply: bool) -> dict[str, Any]:
+        """Return the schema's part.
+
+        :raises OpsError: when the migrations cannot be read; where none is to run, the plan says so instead.
+        """
+        current = pulled(context, SCHEMA, "current")
+        try:
+            migrations = read_offline_sql(output_of(needed(context, SCHEMA)), start=current)
+        except OpsError as error:
+            if apply:
+                raise
+            self.log.warning("Which migrations are due is not known: %s", error)
+            return {**schema_part(current, [], apply=False), "unread": str(error)}
+        return schema_part(current, migrations, apply=apply, types=known_types(self.log) if migrations else None)
 
     @staticmethod
     def _backup(context: Context) -> None:
@@ -325,6 +349,11 @@ class DryRunGate(BaseOperator):
 
 class ReleaseApprovalOperator(PlanApprovalOperator):
     """Ask for the approval of a release's plan."""
+
+    def title(self, context: Context, plan: Mapping[str, Any]) -> str:
+        """Return the headline: what is approved, and where."""
+        what = "the rollback to" if plan["kind"] == "rollback" else "the release of"
+        return f"Approve {what} {plan['version']} on {plan['environment']}, plan {plan_hash(plan)[:SHORT]}"
 
     def plan_body(self, context: Context, plan: Mapping[str, Any]) -> str:
         """Return the plan as the approver reads it."""

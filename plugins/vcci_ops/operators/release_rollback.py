@@ -13,7 +13,9 @@ from vcci_ops.domain.plans import plan_hash
 from vcci_ops.domain.release_plan import schema_part
 from vcci_ops.domain.release_request import KEEP, RollbackRequest
 from vcci_ops.domain.rollback import PREVIOUS, Revision, choose, failed_versions, history, previous_version
+from vcci_ops.domain.versions import newer
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
+from vcci_ops.hooks.releases import Releases
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
 from vcci_ops.operators.release_act import WorkloadOperator, approved, served_version
 from vcci_ops.operators.release_plan import (
@@ -23,6 +25,7 @@ from vcci_ops.operators.release_plan import (
     PlanOperator,
     ReleaseApprovalOperator,
     ReleaseJobOperator,
+    known_types,
     output_of,
     written,
 )
@@ -46,6 +49,8 @@ class RollbackRequestOperator(BaseOperator):
         acting = Acting.of(context)
         with failing_clearly():
             request = RollbackRequest.of(acting.params, acting.settings.release.workloads)
+            if request.database != KEEP and not request.dry_run and not acting.settings.release.approvals.own:
+                acting.require_requester()
             writer, namespace = KubernetesWriter(), acting.settings.kubernetes.namespace
             found = running(writer, namespace, request.workloads)
             sets = list(writer.objects(REPLICASETS, namespace))
@@ -60,8 +65,6 @@ class RollbackRequestOperator(BaseOperator):
 
     def _records(self, acting: Acting) -> list[dict[str, Any]]:
         """Return the releases of the past; none when the history is away, which must bar no way back."""
-        from vcci_ops.hooks.releases import Releases
-
         try:
             return Releases(acting.settings.environment).latest(200)
         except MeasurementError as error:
@@ -112,16 +115,20 @@ class RollbackRequestOperator(BaseOperator):
 
 
 class DowngradePlanOperator(ReleaseJobOperator):
-    """Let the image that runs now say what the downgrade would run: ``alembic downgrade CURRENT:TARGET --sql``.
+    """Let the newer image say what the downgrade would run: ``alembic downgrade CURRENT:TARGET --sql``.
 
-    It must be the newer image: the older one does not have the scripts of the newer revisions.
+    The older one does not have the scripts of the newer revisions.
     """
 
     verbatim = True
 
     def image(self, context: Context) -> str:
-        """Return the image that runs now."""
-        return newer_image(context, needed(context, REQUEST)["workloads"])
+        """Return the image that has the scripts, and leave it for the plan."""
+        from vcci_ops.hooks.schema import current_revision
+
+        found = newer_image(context, needed(context, REQUEST)["workloads"], current_revision())
+        context["ti"].xcom_push(key="image", value=found)
+        return found
 
     def arguments(self, context: Context) -> tuple[str, ...] | None:
         """Return from where to where; None when the schema is kept."""
@@ -135,15 +142,20 @@ class DowngradePlanOperator(ReleaseJobOperator):
         return ("downgrade", f"{current}:{target}", "--sql")
 
 
-def newer_image(context: Context, workloads: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the image of the Jobs as it runs now, before the way back.
+def newer_image(context: Context, workloads: Mapping[str, Mapping[str, Any]], revision: str | None) -> str:
+    """Return the image that knows the way down from a revision: what runs now, or that of the release that came to it.
+
+    After a release whose images went back and whose schema did not, what runs lacks the scripts.
 
     :raises Refused: when its Deployment is not part of the rollback, so that what it runs is not known.
     """
-    like = Acting.of(context).settings.release.jobs.like
-    if like not in workloads:
-        raise Refused(f"workloads: a downgrade runs in the image of {like}, which must be part of the rollback")
-    return str(workloads[like]["image"])
+    settings = Acting.of(context).settings
+    jobs = settings.release.jobs
+    if jobs.like not in workloads:
+        raise Refused(f"workloads: a downgrade runs in the image of {jobs.like}, which must be part of the rollback")
+    running_image = str(workloads[jobs.like]["image"])
+    released = Releases(settings.environment).image_that_migrated(revision, jobs.image) if revision else None
+    return released if released and newer(released, running_image) else running_image
 
 
 class RollbackPlanOperator(PlanOperator):
@@ -154,12 +166,17 @@ class RollbackPlanOperator(PlanOperator):
         job, current = pulled(context, SCHEMA) or {}, pulled(context, SCHEMA, "current")
         target, keep = asked["database"], asked["database"] == KEEP
         steps = read_offline_sql(output_of(job), start=current, target=target) if job else []
+        types = known_types(self.log) if steps else None
         return {
             "kind": "rollback",
             "environment": acting.settings.environment,
             "namespace": acting.settings.kubernetes.namespace,
             **{key: asked[key] for key in ("version", "from_version", "reason", "requested_by", "workloads")},
-            "schema": {**schema_part(current, steps, apply=not keep), "to": current if keep else target},
+            "schema": {
+                **schema_part(current, steps, apply=not keep, types=types),
+                "to": current if keep else target,
+                "image": pulled(context, SCHEMA, "image"),
+            },
             "baseline": needed(context, METRICS),
             "watch": {"minutes": asked["watch_minutes"]},
         }
@@ -203,8 +220,8 @@ class DowngradeOperator(ReleaseJobOperator):
     """Downgrade the schema with the newer image, to the exact revision, before the older image returns."""
 
     def image(self, context: Context) -> str:
-        """Return the image that ran when the plan was made."""
-        return newer_image(context, approved(context)["workloads"])
+        """Return the image that made the plan."""
+        return str(approved(context)["schema"]["image"])
 
     def arguments(self, context: Context) -> tuple[str, ...] | None:
         """Return the revision to go down to; None when the schema is kept or there already."""

@@ -72,6 +72,8 @@ class ReleaseRequestOperator(BaseOperator):
         with failing_clearly():
             release = acting.settings.release
             request = ReleaseRequest.of(acting.params, release.workloads)
+            if not request.dry_run and not release.approvals.own:
+                acting.require_requester()
             found = self._workloads(acting, request)
             previous = self._previous(request, found)
             with self._repository() as repository:

@@ -242,7 +242,7 @@ class WatchOperator(BaseOperator):
         try:
             from vcci_ops.triggers.watch import say
 
-            say(thread, self.connections, f"Watch {outcome}. {words}")
+            say(thread, self.connections, f"Watch {words}")
         except Exception as error:
             self.log.warning("The Slack thread was not told (%s)", type(error).__name__)
 
