@@ -53,7 +53,7 @@ class TimedS3Hook(S3Hook):
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
         """
-        with _translated("s3:ListBucket", bucket):
+        with translated("s3:ListBucket", bucket):
             answer = self.get_conn().list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=start_after)
         objects = tuple(Stored(o["Key"], o["Size"], o["LastModified"]) for o in answer.get("Contents", ()))
         return Page(objects, bool(answer.get("IsTruncated")))
@@ -64,7 +64,7 @@ class TimedS3Hook(S3Hook):
         :param length: how many at most.
         :raises NoData: when there is no such object.
         """
-        with _translated("s3:GetObject", f"{bucket}/{key}"):
+        with translated("s3:GetObject", f"{bucket}/{key}"):
             try:
                 answer = self.get_conn().get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{length - 1}")
                 content: bytes = answer["Body"].read(length)
@@ -76,7 +76,12 @@ class TimedS3Hook(S3Hook):
 
 
 @contextmanager
-def _translated(action: str, what: str) -> Iterator[None]:
+def translated(action: str, what: str) -> Iterator[None]:
+    """Turn the client's errors into ours.
+
+    :param action: what was asked, as policies name it: ``s3:GetObject``.
+    :param what: of which bucket or object.
+    """
     try:
         yield
     except boto.ClientError as error:
