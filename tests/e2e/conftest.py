@@ -16,6 +16,7 @@ import yaml
 from sandbox.__main__ import break_, heal
 from sandbox.airflow import Client
 from sandbox.demo import DAG, Demo, page_url
+from tests.e2e.release_fixtures import Released
 from vcci_ops.settings import INCLUDE
 
 
@@ -133,3 +134,17 @@ def healthy(platform: Platform) -> Iterator[Platform]:
     platform.heal()
     yield platform
     platform.heal()
+
+
+@pytest.fixture(scope="session")
+def shared(platform: Platform) -> Released:
+    """Give the platform as releases see it; made once, for it keeps what ran in the beginning."""
+    return Released(platform)
+
+
+@pytest.fixture
+def released(shared: Released) -> Iterator[Released]:
+    """Give a platform at v2.0.0."""
+    shared.set_back()
+    yield shared
+    shared.platform.heal()

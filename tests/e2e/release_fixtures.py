@@ -190,6 +190,11 @@ class Released:
         with _connect(self.sandbox) as connection:
             return list(connection.execute(query, parameters).fetchall())
 
+    def history_execute(self, statement: str) -> None:
+        """Write to the history."""
+        with psycopg.connect(self._history_dsn(), autocommit=True) as connection:
+            connection.execute(statement)
+
     def version_of_endpoint(self) -> str:
         url = f"http://127.0.0.1:{self.sandbox.port('api')}/health/ready"
         return str(requests.get(url, timeout=10).json().get("version"))
@@ -208,8 +213,7 @@ class Released:
             self.git("tag", "--delete", tag)
         wait_until("requests are counted", self._counted, seconds=60, every=0.5)
         for table in ("incident", "release", "change_event"):
-            with psycopg.connect(self._history_dsn(), autocommit=True) as connection:
-                connection.execute(f"DELETE FROM {table}")
+            self.history_execute(f"DELETE FROM {table}")
 
     def _counted(self) -> bool:
         """Whether Prometheus has seen requests lately, as after it was away."""

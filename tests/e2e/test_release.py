@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -13,19 +11,6 @@ from vcci_ops.settings import load_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 OLD, NEW = "v2.0.0", "v2.1.0"
-
-
-@pytest.fixture(scope="module")
-def shared(platform: Any) -> Released:
-    return Released(platform)
-
-
-@pytest.fixture
-def released(shared: Released) -> Iterator[Released]:
-    """A platform at v2.0.0."""
-    shared.set_back()
-    yield shared
-    shared.platform.heal()
 
 
 def everywhere(version: str) -> dict[str, str]:
