@@ -141,7 +141,8 @@ class Place:
     :param keys: columns of the primary key; none: rows are told apart by ``ctid``.
     :param columns: what an export has and an import can write: all columns but generated and withheld ones.
     :param withheld: columns with secrets, left out.
-    :param owner: column that names the tenant, "" when there is none; ``owner_nullable``: a row may name nobody.
+    :param owner: column that names the tenant, the key in the table of tenants, "" when there is none.
+    :param owner_nullable: whether a row may name nobody.
     :param partitioned: whether rows lie in partitions of it.
     """
 
@@ -274,8 +275,8 @@ def slow(graph: Graph, totals: Mapping[str, float]) -> list[str]:
         if not link.indexed and reads > _READS:
             columns = ", ".join(map(quoted, link.columns))
             found.append(
-                f"slow: no index of {link.child} begins with {columns}, so that each of the {deleted[link.parent]:,} rows "
-                f"deleted from {link.parent} makes the server read all of it; create one before the deletion"
+                f"slow: no index of {link.child} begins with {columns}, so the server reads all of it for each of the "
+                f"{deleted[link.parent]:,} rows deleted from {link.parent}; create one before the deletion"
             )
     return found
 
@@ -376,9 +377,9 @@ class _Builder:
             keys=table.keys,
             columns=tuple(column for column in plain if column not in self.convention.withheld),
             withheld=tuple(column for column in plain if column in self.convention.withheld),
-            owner=owner.name if owner else "",
+            owner=owner.name if owner else self.convention.key if name == self.convention.root else "",
             owner_nullable=bool(owner and owner.nullable),
-            owner_type=owner.type if owner else "",
+            owner_type=owner.type if owner else self.key_type,
             partitioned=table.kind == "p",
         )
 
@@ -404,7 +405,8 @@ class _Builder:
             if found := self.tables[name].triggers:
                 yield f"{name} has triggers that run for each deleted row: {', '.join(found)}"
         for group in cycles:
-            yield f"rows may refer to each other in a circle, which is deleted in one statement: {', '.join(group)}"
+            what = " and ".join(group) + (" refers to itself" if len(group) == 1 else " refer to each other")
+            yield f"{what}: first goes what nothing refers to; what refers in a circle goes in one statement"
         yield from self._left_out()
 
     def _left_out(self) -> Iterator[str]:
