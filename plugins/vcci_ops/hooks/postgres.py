@@ -79,6 +79,9 @@ class ReadOnlyPostgresHook(Remembering, PostgresHook):
     :param lock_timeout: seconds a statement may wait for a lock; default 3.
     """
 
+    read_only = True
+    """Whether the server refuses every write of these sessions."""
+
     def __init__(
         self,
         *args: Any,
@@ -150,6 +153,19 @@ class ReadOnlyPostgresHook(Remembering, PostgresHook):
             raise UnexpectedAnswer(SYSTEM, f"more than {most} rows")
         return Answer("", found, query)
 
+    def stream(self, statement: Statement) -> Iterator[Row]:
+        """Yield the rows of one statement as they come; memory stays flat however many there are.
+
+        The time a statement may take counts until the last row is fetched.
+
+        :raises MeasurementError: when it fails, or the connection does.
+        """
+        with closing(self.get_conn()) as connection:
+            try:
+                yield from connection.cursor().stream(statement.sql, statement.parameters)
+            except psycopg.Error as error:
+                raise self._translated(error) from None
+
     def _pipeline(self, connection: Any, statements: Mapping[str, Statement]) -> Iterator[Answer]:
         """Send all at once; yield those that ran and the first that failed. The server skips the rest."""
         cursors: dict[str, psycopg.Cursor[Row]] = {}
@@ -174,7 +190,7 @@ class ReadOnlyPostgresHook(Remembering, PostgresHook):
         known.setdefault("connect_timeout", self.connect_timeout)
         known.setdefault("application_name", "vcci-ops")
         known["options"] = (
-            "-c default_transaction_read_only=on"
+            f"-c default_transaction_read_only={'on' if self.read_only else 'off'}"
             f" -c statement_timeout={self.statement_timeout * 1000:.0f} -c lock_timeout={self.lock_timeout * 1000:.0f}"
         )
         try:
