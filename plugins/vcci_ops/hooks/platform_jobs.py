@@ -138,8 +138,18 @@ class PlatformJobs:
 
     # What it left ----------------------------------------------------------------------------------
 
-    def result(self, job: Mapping[str, Any], *, timeout: float, verbatim: bool = False) -> JobResult:
-        """Return how a Job ended, with its output as far as that is still there."""
+    def result(
+        self,
+        job: Mapping[str, Any],
+        *,
+        timeout: float,
+        verbatim: bool = False,
+        mask: Callable[[str], str] = redact,
+    ) -> JobResult:
+        """Return how a Job ended, with its output as far as that is still there.
+
+        :param mask: takes from a text what nobody may read.
+        """
         pods = self.pods(job)
         ending = ending_of(job, pods, _seconds(job))
         text, complete, notes = self._text(pods)
@@ -148,7 +158,7 @@ class PlatformJobs:
         plain = document[1] if document and junit else text
         if document and junit is None:
             notes.append("its JUnit document cannot be read")
-        output, tail = _output(plain, verbatim)
+        output, tail = _output(plain, verbatim, mask)
         failed = ended(job) == "Failed"
         reason = why_failed(ending, timeout) if failed else ""
         if failed and junit and junit["failures"] + junit["errors"]:
@@ -223,10 +233,10 @@ def _seconds(job: Mapping[str, Any]) -> float:
     return round(end - begun, 1) if begun is not None and end is not None else 0.0
 
 
-def _output(text: str, verbatim: bool) -> tuple[str, tuple[str, ...]]:
+def _output(text: str, verbatim: bool, mask: Callable[[str], str]) -> tuple[str, tuple[str, ...]]:
     """Return what goes on in the run, and the last lines to show; cut at lines, for half a secret is not masked."""
     if len(text) > OUTPUT_LENGTH:
         text = text[-OUTPUT_LENGTH:].partition("\n")[2]
-    masked = redact(text)
+    masked = mask(text)
     tail = tuple(line[:500] for line in masked.splitlines()[-TAIL:])
     return (text if verbatim else masked)[-OUTPUT_LENGTH:], tail

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -79,6 +79,10 @@ class PlatformJobOperator(BaseOperator):
         """Return what to run; None when this run has nothing for this task."""
         raise NotImplementedError
 
+    def mask(self, context: Context, text: str) -> str:
+        """Return a text as log, XCom and errors may show it: without secrets. A subclass may have more to hide."""
+        return redact(text)
+
     def succeeded(self, context: Context, result: JobResult) -> None:
         """Say so where people follow the run; nothing by itself."""
 
@@ -94,7 +98,8 @@ class PlatformJobOperator(BaseOperator):
             job, begun = self.jobs.ensure(request, holder)
             name, uid = job["metadata"]["name"], job["metadata"]["uid"]
             if begun:
-                self.log.info("Job %s begun: %s in %s", name, list(request.command), request.image)
+                command = [self.mask(context, part) for part in request.command]
+                self.log.info("Job %s begun: %s in %s", name, command, request.image)
             else:
                 self.log.info("Job %s was begun by an earlier try of this task (%s)", name, ended(job) or "it runs")
             kept = {"job": name, "uid": uid, "timeout": request.timeout, "verbatim": request.verbatim}
@@ -124,7 +129,8 @@ class PlatformJobOperator(BaseOperator):
         except NoData as error:
             said = f"Job {job} was deleted before its result could be read ({error}): what it did is not known"
             raise ChangeFailed(said) from None
-        result = self.jobs.result(found, timeout=timeout, verbatim=verbatim)
+        masked = partial(self.mask, context)
+        result = self.jobs.result(found, timeout=timeout, verbatim=verbatim, mask=masked)
         self._log_output(result)
         if result.succeeded:
             self.succeeded(context, result)
