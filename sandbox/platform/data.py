@@ -235,7 +235,7 @@ def reports(now: datetime) -> Iterator[Row]:
     for number in range(40):
         tenant = TENANTS[number % 5]
         id_ = _id("report", tenant.slug, number)
-        yield (id_, tenant.id, 5 * number + 5, f"Scope 3 inventory {number // 5 + 1}", "ghg-protocol",
+        yield (id_, tenant.id, 5 * number + 5 + number % 5, f"Scope 3 inventory {number // 5 + 1}", "ghg-protocol",
                "draft" if number >= 35 else "final", f"tenants/{tenant.id}/reports/{id_}.pdf",
                now - timedelta(days=2 * (40 - number)))  # fmt: skip
 
