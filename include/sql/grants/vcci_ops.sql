@@ -32,3 +32,9 @@ END $$;
 ALTER ROLE vcci_ops SET default_transaction_read_only = on;
 ALTER ROLE vcci_ops SET statement_timeout = '30s';
 ALTER ROLE vcci_ops SET lock_timeout = '5s';
+
+-- >>> access_review: API keys without their hashes. Users are read as vcci_ops_tenants, for it takes their mail addresses;
+-- roles and their rights are in catalogs that everybody may read.
+GRANT SELECT (id, slug, status) ON tenants TO vcci_ops;
+GRANT SELECT (id, tenant_id, last_used_at, revoked_at, created_at) ON api_keys TO vcci_ops;
+-- <<< access_review
