@@ -144,6 +144,7 @@ class Place:
     :param owner: column that names the tenant, the key in the table of tenants, "" when there is none.
     :param owner_nullable: whether a row may name nobody.
     :param partitioned: whether rows lie in partitions of it.
+    :param triggers: what runs by itself for each deleted row, beside foreign keys.
     """
 
     schema: str
@@ -158,6 +159,7 @@ class Place:
     owner_nullable: bool = False
     owner_type: str = "uuid"
     partitioned: bool = False
+    triggers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -381,6 +383,7 @@ class _Builder:
             owner_nullable=bool(owner and owner.nullable),
             owner_type=owner.type if owner else self.key_type,
             partitioned=table.kind == "p",
+            triggers=table.triggers,
         )
 
     def _reasons(self, name: str, links: Sequence[Link]) -> Iterator[str]:
