@@ -26,8 +26,10 @@ ACTING = {
     "vcci_ops_tenants": "vcci_postgres_tenants",
     "vcci_ops_export": "vcci_postgres_export",
     "vcci_ops_erase": "vcci_postgres_erase",
+    "vcci_ops_backup": "vcci_postgres_backup",
+    "vcci_ops_maintenance": "vcci_postgres_maintenance",
 }
-"""Roles of the tenant lifecycle, and the connections that log in as them."""
+"""Roles that act on production, and the connections that log in as them."""
 _EXTRA = {"connect_timeout": 5, "application_name": "vcci-ops"}
 
 
@@ -161,7 +163,7 @@ class Production(Server):
         super().stop(sandbox)
 
     def connections(self, sandbox: Sandbox) -> dict[str, dict[str, Any]]:
-        """Return vcci_postgres, the read-only role, and those of the tenant lifecycle; all through the proxy."""
+        """Return vcci_postgres, the read-only role, and those of the tenant lifecycle, of backups and maintenance; all through the proxy."""
         roles = {"vcci_postgres": "vcci_ops", **{id_: role for role, id_ in ACTING.items()}}
         return {id_: airflow_connection(sandbox, "postgres", role, PRODUCTION) for id_, role in roles.items()}
 
