@@ -112,7 +112,7 @@ def test_the_approver_reads_what_goes_in_order_what_stays_and_what_is_no_html() 
 def counted(documents: int = 2, **tables: tuple[int, str]) -> dict[str, Any]:
     rows = {table: number for table, (number, _) in tables.items()}
     sums = {table: checksum for table, (_, checksum) in tables.items()}
-    return domain.baseline(rows, sums, {"count": documents, "bytes": documents * 10, "bucket": "b"})
+    return domain.baseline(rows, sums, {"count": documents, "bytes": documents * 10, "versions": documents})
 
 
 def test_what_did_not_move_is_no_drift() -> None:
@@ -158,7 +158,7 @@ def test_what_is_left_is_named() -> None:
     assert domain.leftovers({"users": 0}, 0, {"db 1 x": 0}) == []
     assert domain.leftovers({"users": 1}, 2, {"db 1 x": 3}) == [
         "1 row in users",
-        "2 documents",
+        "2 versions of documents, or parts of them",
         "3 cached keys db 1 x",
     ]
 

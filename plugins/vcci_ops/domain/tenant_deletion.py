@@ -191,10 +191,10 @@ def baseline(rows: Mapping[str, int], checksums: Mapping[str, str], documents: M
 
     :param rows: by table.
     :param checksums: by table, over the tenant's rows, whatever their order.
-    :param documents: count and bytes. Cached keys come and go, so they are not compared.
+    :param documents: count, versions, and bytes of all versions. Cached keys come and go, so they are not compared.
     """
     tables = {table: {"rows": number, "checksum": checksums.get(table, "")} for table, number in rows.items()}
-    return {"tables": tables, "documents": {key: documents[key] for key in ("count", "bytes")}}
+    return {"tables": tables, "documents": {key: documents[key] for key in ("count", "bytes", "versions")}}
 
 
 def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -250,10 +250,13 @@ def not_exported(before: Mapping[str, Any], exported: Mapping[str, Any]) -> list
 
 
 def leftovers(rows: Mapping[str, int], documents: int, keys: Mapping[str, int]) -> list[str]:
-    """Return in words what of the tenant is left anywhere; empty when nothing is."""
+    """Return in words what of the tenant is left anywhere; empty when nothing is.
+
+    :param documents: versions of objects, and uploads that never ended.
+    """
     found = [f"{_rows(number)} in {table}" for table, number in rows.items() if number]
     if documents:
-        found.append(f"{documents} documents")
+        found.append(f"{documents} versions of documents, or parts of them")
     return found + [f"{number} cached keys {pattern}" for pattern, number in keys.items() if number]
 
 

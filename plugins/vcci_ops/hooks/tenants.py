@@ -318,11 +318,3 @@ class Tombstones:
         with History(self.conn_id).connect() as connection:
             rows = connection.execute(query, (self.environment,)).fetchall()
         return [Tombstone(*row) for row in rows]
-
-
-def onboarding(environment: str, slug: str, conn_id: str = "vcci_ops_db") -> str:
-    """Return which run is onboarding a tenant of this slug, as ``dag_id/run_id``; empty when none is."""
-    query = "SELECT source FROM tenant_onboarding WHERE environment = %s AND slug = %s AND state = 'running'"
-    with History(conn_id).connect() as connection:
-        row = connection.execute(query, (environment, slug)).fetchone()
-    return str(row[0]) if row else ""

@@ -1,0 +1,96 @@
+"""How runs about tenants tell their end: a page in the report bucket, rows in the history, the headline in Slack."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from vcci_ops.domain.mrkdwn import link
+from vcci_ops.domain.report import Report
+from vcci_ops.domain.results import Result
+from vcci_ops.exceptions import DeliveryFailed, MeasurementError
+from vcci_ops.links import report_path
+from vcci_ops.operators.acting import FAILURE, Acting, pulled
+from vcci_ops.operators.report import airflow_url
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+log = logging.getLogger("airflow.task")
+
+
+def run_url(acting: Acting) -> str:
+    """Return where people see the run."""
+    return f"{airflow_url(acting.settings)}/dags/{acting.dag_id}/runs/{quote(acting.run_id, safe='')}"
+
+
+def failures(context: Context) -> str:
+    """Return which tasks of this run failed, in words; empty when none did."""
+    ti = context["ti"]
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+    failed = sorted(task for task, state in states.items() if str(state) == "failed")
+    said = [f"{task} failed: {pulled(context, task, FAILURE) or 'see its log'}" for task in failed]
+    return "; ".join(said)
+
+
+def store_report(context: Context, acting: Acting, title: str, results: Sequence[Result], headline: str) -> list[str]:
+    """Store, record and post; each is tried whatever the others did. Return what did not arrive, in words.
+
+    Done again, each replaces what it wrote.
+
+    :param headline: mrkdwn; the first message of the run's thread.
+    """
+    report = _report(context, acting, title, results)
+    steps: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("the report bucket", lambda: _page(report, acting)),
+        ("the history", lambda: _history(report)),
+        ("Slack", lambda: _slack(acting, headline)),
+    )
+    undelivered = []
+    for where, deliver in steps:
+        try:
+            deliver()
+        except (DeliveryFailed, MeasurementError) as error:
+            log.error("%s: %s", where, error)
+            undelivered.append(f"{where}: {error}")
+    return undelivered
+
+
+def _report(context: Context, acting: Acting, title: str, results: Sequence[Result]) -> Report:
+    now = dt.datetime.now(dt.UTC)
+    return Report(
+        title=title,
+        environment=acting.settings.environment,
+        dag_id=acting.dag_id,
+        run_id=acting.run_id,
+        started_at=getattr(context["dag_run"], "start_date", None) or now,
+        finished_at=now,
+        parameters=acting.params,
+        results=tuple(results),
+    )
+
+
+def _page(report: Report, acting: Acting) -> None:
+    from vcci_ops.domain.pages import render
+    from vcci_ops.hooks.reports import ReportStore
+
+    where = acting.settings.reports
+    ReportStore(where.bucket, where.prefix, report.environment).save(report, render(report))
+
+
+def _history(report: Report) -> None:
+    from vcci_ops.hooks.history import History
+
+    History().record(report, {})
+
+
+def _slack(acting: Acting, headline: str) -> None:
+    from vcci_ops.hooks.thread import RunThread
+
+    thread = RunThread(acting.settings.slack.channel, acting.dag_id, acting.run_id)
+    thread.say("root", headline, root=True)
+    # Its place in the history is how the run's own alarm knows that somebody was told.
+    thread.say("final", link(airflow_url(acting.settings) + report_path(acting.dag_id, acting.run_id), "Report"))
