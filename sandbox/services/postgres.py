@@ -163,7 +163,7 @@ class Production(Server):
         super().stop(sandbox)
 
     def connections(self, sandbox: Sandbox) -> dict[str, dict[str, Any]]:
-        """Return vcci_postgres, the read-only role, and those of the tenant lifecycle, of backups and maintenance; all through the proxy."""
+        """Return vcci_postgres, the read-only role, and those that act; all through the proxy."""
         roles = {"vcci_postgres": "vcci_ops", **{id_: role for role, id_ in ACTING.items()}}
         return {id_: airflow_connection(sandbox, "postgres", role, PRODUCTION) for id_, role in roles.items()}
 
