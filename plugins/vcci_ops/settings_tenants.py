@@ -38,6 +38,8 @@ class Onboarding(Model):
     """Prometheus sees a new tenant within this time: a scrape or two."""
     undo_within: Duration = 86400.0
     """A person may approve the undo plan of an onboarding that failed for this long."""
+    undo_own: bool = False
+    """Whether the one who asked for the onboarding may approve that it is undone."""
 
 
 class Documents(Model):
@@ -124,6 +126,8 @@ class Tenants(Model):
     onboarding: Onboarding
     documents: Documents
     cache: tuple[Cache, ...] = ()
+    suspended_at_most: Duration = 7_776_000.0
+    """How far ahead the end of a suspension may lie; a run waits for it. Default: 90 days."""
     erasure: Erasure
 
 
