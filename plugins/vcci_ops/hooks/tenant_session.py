@@ -15,7 +15,7 @@ from vcci_ops.settings import INCLUDE
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-_ALIKE = (
+WRITTEN_ALIKE = (
     "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET bytea_output = 'hex'; "
     "SET extra_float_digits = 1; SET xmlbinary = 'base64'; SET lc_monetary = 'C'; "
     # A policy of row-level security would hide rows without a word; so the server refuses instead.
@@ -43,7 +43,7 @@ class TenantPostgres(ReadOnlyPostgresHook):
         :raises MeasurementError: what the server refused, in words.
         """
         with closing(cast(Connection, self.get_conn())) as connection, self.translated():
-            connection.execute(_ALIKE)
+            connection.execute(WRITTEN_ALIKE)
             if writes:
                 connection.execute("SET default_transaction_read_only = off")
             yield connection
