@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors
 
 from vcci_ops.domain.look_alikes import look_alikes
+from vcci_ops.domain.tenant_onboarding import TenantRow
 from vcci_ops.domain.tenant_request import OnboardRequest
 from vcci_ops.exceptions import Refused
 from vcci_ops.hooks.postgres import Statement
@@ -27,23 +28,6 @@ WELCOME = "tenant.welcome_email"
 _COLUMNS = "id::text, slug, name, subscription_tier, status, settings, suspended_at"
 _SECONDS = 60.0
 """That a statement may take: reading a million users takes some of them."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TenantRow:
-    """A tenant as the platform's table has it."""
-
-    id: str
-    slug: str
-    name: str
-    tier: str
-    status: str
-    settings: dict[str, Any]
-    suspended_at: dt.datetime | None
-
-    def __str__(self) -> str:
-        """Say it in a few words: ``ACME Corp (acme-corp, active)``."""
-        return f"{self.name} ({self.slug}, {self.status})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +75,11 @@ class TenantAdmin:
 
     def _one(self, query: str, value: str) -> TenantRow | None:
         rows = self.hook.read_one(Statement(query, {"value": value})).rows
-        return TenantRow(*rows[0]) if rows else None
+        if not rows:
+            return None
+        found = TenantRow(*rows[0])
+        since = found.suspended_at.astimezone(dt.UTC) if found.suspended_at else None
+        return dataclasses.replace(found, suspended_at=since)
 
     def with_slug_like(self, slug: str, besides: str = "") -> list[str]:
         """Return the tenants whose slug looks like this one, in words.

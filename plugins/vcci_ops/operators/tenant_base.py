@@ -1,0 +1,67 @@
+"""What the tasks share that work on a tenant of the platform."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import DownstreamTasksSkipped
+
+from vcci_ops.exceptions import Refused
+from vcci_ops.operators.acting import Acting
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from vcci_ops.hooks.tenant_admin import TenantAdmin
+
+
+class TenantOperator(BaseOperator):
+    """A task of tenant_onboard or tenant_suspend.
+
+    :param namespace: of the platform, whose change lock is held.
+    :param postgres_conn_id: Airflow connection with the rights of include/sql/grants/vcci_ops_tenants.sql.
+    :param kubernetes_conn_id: Airflow connection of type kubernetes.
+    """
+
+    template_fields: tuple[str, ...] = ("namespace",)
+    ui_color = "#e3f0e9"
+
+    def __init__(
+        self,
+        *,
+        namespace: str,
+        postgres_conn_id: str = "vcci_postgres_tenants",
+        kubernetes_conn_id: str = "vcci_kubernetes",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.namespace = namespace
+        self.postgres_conn_id = postgres_conn_id
+        self.kubernetes_conn_id = kubernetes_conn_id
+
+    @cached_property
+    def tenants(self) -> TenantAdmin:
+        """The platform's tenants."""
+        from vcci_ops.hooks.tenant_admin import TenantAdmin
+
+        return TenantAdmin(self.postgres_conn_id)
+
+    def require_lock(self, acting: Acting) -> None:
+        """Pass when this run holds the change lock.
+
+        :raises Refused: when it does not, or this is a dry run, whatever somebody marked in the UI.
+        """
+        from vcci_ops.hooks.lease import ChangeLock
+
+        if acting.params.get("dry_run") is not False:
+            raise Refused("this is a dry run: nothing is changed")
+        ChangeLock(self.namespace, kubernetes_conn_id=self.kubernetes_conn_id).require(acting.source)
+
+    def skip_rest(self, context: Context, why: str) -> None:
+        """End the task well and skip what comes directly after it."""
+        self.log.info("%s", why)
+        raise DownstreamTasksSkipped(  # type: ignore[no-untyped-call]
+            tasks=sorted(context["task"].downstream_task_ids)
+        )
