@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from vcci_ops.exceptions import InvalidInput
 from vcci_ops.settings_base import DnsLabel, Duration, Model
+from vcci_ops.settings_maintenance import Maintenance
 from vcci_ops.settings_release import Release
 from vcci_ops.settings_scaling import Scaling
 from vcci_ops.settings_tenants import AccessReview, Tenants
@@ -246,6 +247,7 @@ class Settings(Model):
     scaling: Scaling
     tenants: Tenants
     access_review: AccessReview = AccessReview()
+    maintenance: Maintenance
     checks: dict[str, Check]
 
     def pick(self, *ids: str) -> tuple[Check, ...]:
