@@ -130,8 +130,7 @@ def snapshot(conn_id: str, database: str | None = None) -> Iterator[Connection]:
     :param database: default: the connection's.
     :raises MeasurementError: what the server refused, in words; never with a value of a row.
     """
-    given = {"database": database} if database else {}
-    with TenantPostgres(conn_id, statement_timeout=0, **given).snapshot() as connection:
+    with TenantPostgres(conn_id, database=database, statement_timeout=0).snapshot() as connection:
         connection.execute("SET search_path = ''")
         # It waits for the dump, too, and must not be ended for that.
         connection.execute("SET idle_in_transaction_session_timeout = 0")
