@@ -39,7 +39,6 @@ def upgrade() -> None:
         _time("restored_at", "when a drill last restored it and found it good"),
         sa.Column("bytes", sa.BigInteger),
         sa.Column("sha256", sa.Text, comment="of the dump"),
-        sa.Column("manifest_sha256", sa.Text, comment="of the manifest beside it: a forged one is told from it"),
         _detail(),
         comment="Backups that vcci-ops made, and what it knows of others",
     )
