@@ -17,7 +17,7 @@ from sandbox.service import Sandbox, SandboxError, Service, wait_until
 from sandbox.services.postgres import airflow_dsn
 from sandbox.state import ROOT
 
-USERS = {"admin": "admin", "viewer": "viewer", "approver": "admin"}
+USERS = {"admin": "admin", "viewer": "viewer", "approver": "admin", "second-approver": "admin"}
 """Who may log in → their role. The one who asks for a release does not approve it: that takes two."""
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 

@@ -162,7 +162,7 @@ def _tasks(client: Client, run_id: str) -> str:
 
 def print_addresses(demo: Demo) -> None:
     """Say where to look."""
-    for user, what in (("admin", "Airflow:"), ("approver", "to approve:")):
+    for user, what in (("admin", "Airflow:"), ("approver", "to approve:"), ("second-approver", "and also:")):
         login = f"login {user} / {demo.sandbox.secret(f'airflow-{user}')}"
         console.print(f"{what:<12} {demo.airflow.url(demo.sandbox)}   {login}")
     for service in demo.services:
