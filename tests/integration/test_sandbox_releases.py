@@ -665,7 +665,8 @@ def test_a_cluster_without_a_registry_knows_no_image_of_its_own(tmp_path: Path) 
     assert Puller(alone.state).host == ""
 
 
-def test_airflow_knows_one_who_asks_and_one_who_approves(tmp_path: Path) -> None:
+def test_airflow_knows_one_who_asks_and_two_who_approve(tmp_path: Path) -> None:
     env = Airflow({}).environment(Sandbox(tmp_path))
-    assert env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "admin:admin,viewer:viewer,approver:admin,second-approver:admin"
+    given = env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"]
+    assert given == "admin:admin,viewer:viewer,approver:admin,second-approver:admin"
     assert set(USERS) == {"admin", "viewer", "approver", "second-approver"}
