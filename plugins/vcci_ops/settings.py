@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from vcci_ops.exceptions import InvalidInput
+from vcci_ops.settings_backup import DatabaseBackup
 from vcci_ops.settings_base import DnsLabel, Duration, Model
 from vcci_ops.settings_maintenance import Maintenance
 from vcci_ops.settings_release import Release
@@ -247,8 +248,19 @@ class Settings(Model):
     scaling: Scaling
     tenants: Tenants
     access_review: AccessReview = AccessReview()
+    database_backup: DatabaseBackup = DatabaseBackup()
     maintenance: Maintenance
     checks: dict[str, Check]
+
+    @model_validator(mode="after")
+    def _no_backup_outlives_its_promise(self) -> Settings:
+        kept, promised = self.database_backup.retention.longest, self.tenants.erasure.backups_kept
+        if self.database_backup.enabled and kept > promised:
+            raise ValueError(
+                f"database_backup.retention keeps backups for {kept / 86400:.0f} days, and certificates of deletion "
+                f"promise that none is older than tenants.erasure.backups_kept, {promised / 86400:.0f} days"
+            )
+        return self
 
     def pick(self, *ids: str) -> tuple[Check, ...]:
         """Return the checks with these ids.
