@@ -59,22 +59,29 @@ def _application() -> Any:
     # The page needs no script and no outside file; should one ever slip in, the browser refuses it.
     policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
 
-    @app.get("/reports/{dag_id}/{run_id}", response_class=HTMLResponse, dependencies=[may_read])
-    def report(dag_id: str, run_id: str) -> HTMLResponse:
-        """Return the report of a run."""
+    def shown(dag_id: str, run_id: str, name: str, missing: str) -> HTMLResponse:
         from vcci_ops.hooks.reports import ReportStore
         from vcci_ops.settings import load_settings
 
         settings = load_settings()
         where = settings.reports
-        page = ReportStore(where.bucket, where.prefix, settings.environment).page(dag_id, run_id)
-        if page is None:
-            missing = (
-                "<h1>No report here</h1><p>This run still runs, was a dry run, or could not store its report: "
-                "read the log of its task <i>report</i>.</p>"
-            )
-            return HTMLResponse(missing, status_code=404, headers=policy)
-        return HTMLResponse(page, headers=policy)
+        page = ReportStore(where.bucket, where.prefix, settings.environment).page(dag_id, run_id, name)
+        return HTMLResponse(page or missing, status_code=200 if page else 404, headers=policy)
+
+    @app.get("/reports/{dag_id}/{run_id}", response_class=HTMLResponse, dependencies=[may_read])
+    def report(dag_id: str, run_id: str) -> HTMLResponse:
+        """Return the report of a run."""
+        missing = (
+            "<h1>No report here</h1><p>This run still runs, was a dry run, or could not store its report: "
+            "read the log of its task <i>report</i>.</p>"
+        )
+        return shown(dag_id, run_id, "report.html", missing)
+
+    @app.get("/reports/{dag_id}/{run_id}/certificate", response_class=HTMLResponse, dependencies=[may_read])
+    def certificate(dag_id: str, run_id: str) -> HTMLResponse:
+        """Return the certificate of a deletion that a run of tenant_delete began."""
+        missing = "<h1>No certificate here</h1><p>The tenant is not deleted yet: see <i>tenant_purge_due</i>.</p>"
+        return shown(dag_id, run_id, "certificate.html", missing)
 
     return app
 

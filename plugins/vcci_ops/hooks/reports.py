@@ -93,11 +93,11 @@ class ReportStore:
             raise DeliveryFailed(f"s3://{self.bucket}", type(error).__name__) from error
         return f"s3://{self.bucket}/{key}"
 
-    def page(self, dag_id: str, run_id: str) -> str | None:
-        """Return the page of a run, or None when there is none."""
+    def page(self, dag_id: str, run_id: str, name: str = "report.html") -> str | None:
+        """Return a page of a run's folder, or None when there is none."""
         from botocore.exceptions import ClientError
 
-        key = f"{report_key(self.prefix, self.environment, dag_id, run_id)}report.html"
+        key = report_key(self.prefix, self.environment, dag_id, run_id) + name
         try:
             body: bytes = self._hook.get_conn().get_object(Bucket=self.bucket, Key=key)["Body"].read()
         except ClientError as error:
