@@ -221,7 +221,7 @@ class _Eraser:
         if place.name not in self.graph.circular:
             return self._run(statement.format(source(place), self._still(place)), [addresses])
         # Finding the rows of a circle again takes as long as the first time; a row that is the same as then will do.
-        same = SQL("(t.ctid, t.xmin) IN (SELECT * FROM unnest(%s::tid[], %s::xid[]))")
+        same = SQL("EXISTS (SELECT FROM unnest(%s::tid[], %s::xid[]) v (a, x) WHERE v.a = t.ctid AND v.x = t.xmin)")
         versions = "{" + ",".join(version for _, version in rows) + "}"
         guarded = _AND.join([same, *self._guards(place)])
         return self._run(statement.format(source(place), guarded), [addresses, addresses, versions])

@@ -69,6 +69,9 @@ class _Search:
                 counts = self._counts(percent, left)
             except psycopg.errors.QueryCanceled:
                 continue
+            except psycopg.errors.LockNotAvailable:
+                yield f"not searched: {self.table.name}, for somebody holds its lock"
+                return
             if percent < 100:
                 yield f"not searched whole: {self.table.name}, only {percent} % of its pages were"
             yield from self._words(counts)
