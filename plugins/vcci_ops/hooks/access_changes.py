@@ -19,6 +19,8 @@ DEACTIVATED, REACTIVATED = "user.deactivated", "user.reactivated"
 """Actions in the platform's audit log."""
 ACTOR = "vcci-ops"
 RESTORED = "put back"
+LOCK_TIMEOUT = 5.0
+"""Seconds that a user's row may be waited for, before the task fails to be tried again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Users:
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg.Connection[Any]]:
-        hook = ReadOnlyPostgresHook(postgres_conn_id=self.conn_id, statement_timeout=30.0, lock_timeout=5.0)
+        hook = ReadOnlyPostgresHook(postgres_conn_id=self.conn_id, statement_timeout=30.0, lock_timeout=LOCK_TIMEOUT)
         opened: Any = hook.get_conn()
         with closing(opened) as connection:
             connection.autocommit = False
