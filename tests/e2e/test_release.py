@@ -86,8 +86,8 @@ def test_killed_at_every_step_and_restarted_in_the_watch_it_ends_as_undisturbed_
     released: Released,
 ) -> None:
     run = released.deploy(NEW, "release/v2.1", watch_minutes=1)
-    run.answer("Approve")
     with Killer(released, run, ACTING) as killer:
+        run.answer("Approve")
         run.until("some samples", lambda: len(numbers(released, run)) >= 3, seconds=300)
         released.restart("scheduler", "triggerer")
         assert run.ended(300) == "success", run.tasks
