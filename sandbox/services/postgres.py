@@ -176,13 +176,17 @@ class Restore(Server):
     settings: Mapping[str, str] = {"max_connections": "50", "max_wal_size": "1GB"}
 
     def prepare(self, sandbox: Sandbox) -> None:
-        """Create the role that may create databases, and nothing more."""
+        """Create the role that may create databases, the one that tests log in as, and what databases are made from."""
         with admin(sandbox, self) as connection:
             create_role(connection, "vcci_restore", sandbox.secret("postgres-vcci_restore"), "CREATEDB")
+            create_role(connection, "vcci_drill_app", sandbox.secret("postgres-vcci_drill_app"))
+        with admin(sandbox, self, "template1") as connection:
+            connection.execute((ROOT / "include" / "sql" / "restore" / "restore_server.sql").read_bytes())
 
     def connections(self, sandbox: Sandbox) -> dict[str, dict[str, Any]]:
-        """Return vcci_postgres_restore: a role with CREATEDB."""
-        return {"vcci_postgres_restore": airflow_connection(sandbox, "postgres-restore", "vcci_restore", "postgres")}
+        """Return vcci_postgres_restore, a role with CREATEDB, and vcci_postgres_drill_app, the platform in a copy."""
+        roles = {"vcci_postgres_restore": "vcci_restore", "vcci_postgres_drill_app": "vcci_drill_app"}
+        return {id_: airflow_connection(sandbox, "postgres-restore", role, "postgres") for id_, role in roles.items()}
 
 
 class Airflow(Server):
