@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 from sandbox.kubernetes.controllers import Controllers, condition
 from sandbox.kubernetes.kubelet import conditions, container_statuses, crash_states
-from sandbox.kubernetes.resources import DEPLOYMENTS, PODS, REPLICASETS, Resource
-from sandbox.kubernetes.seed import NAMESPACE
+from sandbox.kubernetes.resources import CLUSTER_ROLE_BINDINGS, DEPLOYMENTS, PODS, REPLICASETS, Resource
+from sandbox.kubernetes.seed import NAMESPACE, RBAC, cluster_admin
 from sandbox.kubernetes.store import Object, now
 from sandbox.state import ActiveFaults
 
 SINCE = 600.0
 """Pods have been ill for this long, in seconds, when a fault is switched on."""
+STRAY = "debug-access"
 MISSING_IMAGE = "vcci/backend-api:v2.0.1-bad"
 _CHANGE_CAUSE = "kubernetes.io/change-cause"
 _RESTARTS = 7
@@ -38,6 +39,7 @@ class Faults:
             "pods-crashloop": (self._crash, lambda: self._cure("pods-crashloop")),
             "pods-not-ready": (self._unready, lambda: self._cure("pods-not-ready")),
             "pods-image-missing": (self._lose_image, self._find_image),
+            "stray-cluster-admin": (self._let_in, self._let_out),
         }
         self._done: set[str] = set()
         self._image = self._began = self._cause = ""
@@ -115,6 +117,18 @@ class Faults:
             if pod is not None:
                 status = {**healthy["status"], "conditions": conditions(pod, True)}
                 self._store.set_status(PODS, pod, status)
+
+    # Rights -------------------------------------------------------------------------------------
+
+    def _let_in(self) -> None:
+        if self._store.find(CLUSTER_ROLE_BINDINGS, "", STRAY) is None:
+            contractor = {"kind": "User", "name": "contractor", "apiGroup": RBAC}
+            self._controllers.create(CLUSTER_ROLE_BINDINGS, cluster_admin(STRAY, contractor))
+
+    def _let_out(self) -> None:
+        stray = self._store.find(CLUSTER_ROLE_BINDINGS, "", STRAY)
+        if stray is not None:
+            self._store.remove(CLUSTER_ROLE_BINDINGS, stray)
 
     # Rollout ------------------------------------------------------------------------------------
 

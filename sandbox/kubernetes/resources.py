@@ -131,6 +131,8 @@ def resource(plural: str, group: str = "") -> Resource:
 
 
 CERTIFICATES = resource("certificates", "cert-manager.io")
+CLUSTER_ROLES = resource("clusterroles", _RBAC)
+CLUSTER_ROLE_BINDINGS = resource("clusterrolebindings", _RBAC)
 DEPLOYMENTS = resource("deployments", "apps")
 EVENTS = resource("events")
 HPAS = resource("horizontalpodautoscalers", "autoscaling")
@@ -139,4 +141,6 @@ NAMESPACES = resource("namespaces")
 NODES = resource("nodes")
 PODS = resource("pods")
 REPLICASETS = resource("replicasets", "apps")
+ROLES = resource("roles", _RBAC)
+ROLE_BINDINGS = resource("rolebindings", _RBAC)
 SECRETS = resource("secrets")

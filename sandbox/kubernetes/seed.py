@@ -22,6 +22,8 @@ from sandbox.kubernetes.deployments import HASH, REVISION, template_hash
 from sandbox.kubernetes.kubelet import address, conditions, container_statuses
 from sandbox.kubernetes.resources import (
     CERTIFICATES,
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
     DEPLOYMENTS,
     HPAS,
     JOBS,
@@ -29,6 +31,8 @@ from sandbox.kubernetes.resources import (
     NODES,
     PODS,
     REPLICASETS,
+    ROLE_BINDINGS,
+    ROLES,
     SECRETS,
     Resource,
     resource,
@@ -38,6 +42,7 @@ from sandbox.releases import shipping
 from sandbox.state import State
 
 NAMESPACE = "vcci-production"
+RBAC = "rbac.authorization.k8s.io"
 _DAY = 86400.0
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _CHANGE_CAUSES = {"v1.9.0": "release v1.9.0: supplier hotspots", "v2.0.0": "release v2.0.0: new calculation engine"}
@@ -123,6 +128,7 @@ class Seed:
             node = self._keep(NODES, _node(f"node-{number + 1}", number), 120 * _DAY)
             self._keep(resource("leases", "coordination.k8s.io"), _heartbeat(node), 120 * _DAY)
         self._configuration()
+        self._rights()
         for name in _WORKLOADS:
             self._workload(name, NAMESPACE)
         self._service("backend-api", 8000)
@@ -282,6 +288,19 @@ class Seed:
         account = {"metadata": {"name": "vcci", "namespace": NAMESPACE}}
         self._keep(resource("serviceaccounts"), account, 90 * _DAY)
 
+    def _rights(self) -> None:
+        """Put there who may do what: Kubernetes' own administrators, and who deploys. The play enforces none of it."""
+        every = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+        self._keep(CLUSTER_ROLES, {"metadata": {"name": "cluster-admin"}, "rules": [every]}, 120 * _DAY)
+        masters = {"kind": "Group", "name": "system:masters", "apiGroup": RBAC}
+        self._keep(CLUSTER_ROLE_BINDINGS, cluster_admin("cluster-admin", masters), 120 * _DAY)
+        meta = {"name": "deployer", "namespace": NAMESPACE}
+        reading = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list"]}
+        self._keep(ROLES, {"metadata": dict(meta), "rules": [reading]}, 90 * _DAY)
+        account = {"kind": "ServiceAccount", "name": "deployer", "namespace": NAMESPACE}
+        ref = {"apiGroup": RBAC, "kind": "Role", "name": "deployer"}
+        self._keep(ROLE_BINDINGS, {"metadata": dict(meta), "roleRef": ref, "subjects": [account]}, 90 * _DAY)
+
     def _registry_login(self) -> None:
         data = {".dockerconfigjson": base64.b64encode(self._around.docker_config.encode()).decode()}
         meta = {"name": "vcci-ops-registry", "namespace": NAMESPACE}
@@ -333,6 +352,12 @@ class Seed:
         self._keep(SECRETS, secret_for(certificate, data), 90 * _DAY)
         status = {**dates, "revision": 2, "conditions": [ready_condition(certificate, stamp(begun))]}
         self._store.set_status(CERTIFICATES, certificate, status)
+
+
+def cluster_admin(name: str, subject: Object) -> Object:
+    """Return a ClusterRoleBinding that makes a subject cluster-admin."""
+    ref = {"apiGroup": RBAC, "kind": "ClusterRole", "name": "cluster-admin"}
+    return {"metadata": {"name": name}, "roleRef": ref, "subjects": [subject]}
 
 
 def _true(kind: str, age: float, reason: str, message: str) -> Object:

@@ -79,6 +79,13 @@ class Kube(Service):
             _settle,
         ),
         Fault(
+            "stray-cluster-admin",
+            "somebody bound a contractor to cluster-admin, to look at something quickly",
+            "a line of the access review, critical",
+            _settle,
+            _settle,
+        ),
+        Fault(
             "error-burst",
             "one of the backend-api pods logs hundreds of errors of three new kinds, since forty minutes",
             "errors.count and errors.new not ok",

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from sandbox.platform.data import TENANTS
 from sandbox.service import Fault, Sandbox, SandboxError, wait_until
@@ -18,6 +19,7 @@ PROCESSES = (CONNECTIONS, TRANSACTION, MIGRATION)
 """Processes that faults start; stopping the server ends them."""
 ATTACKER = "203.0.113.66"
 INTRUDER = "contractor@nordwind-manufacturing.example"
+STRAY_ROLE, STRAY_USER = "debug_superuser", "help@bluepeak-foods.example"
 SLOW = (
     "SELECT s.country, count(*) FROM suppliers AS s, pg_sleep(%(seconds)s) AS recalculated "
     "WHERE s.name ILIKE %(pattern)s GROUP BY s.country"
@@ -81,7 +83,7 @@ def _come_back(sandbox: Sandbox, _options: dict[str, Any]) -> None:
     service.start(sandbox)
     service.prepare(sandbox)
     # What was healed while the server was down could not be undone then.
-    for name, heal in (("security-anomalies", _expel), ("slow-query", _speed_up)):
+    for name, heal in (("security-anomalies", _expel), ("slow-query", _speed_up), ("stray-admin", _stray_out)):
         if name not in sandbox.state.faults():
             heal(sandbox, {})
 
@@ -115,6 +117,36 @@ def _expel(sandbox: Sandbox, _options: dict[str, Any]) -> None:
     with _admin(sandbox) as connection, connection.transaction():
         connection.execute("DELETE FROM audit_log WHERE ip = %s", (ATTACKER,))
         connection.execute("DELETE FROM users WHERE email = %s", (INTRUDER,))
+
+
+def _stray_in(sandbox: Sandbox, options: dict[str, Any]) -> None:
+    _stray_out(sandbox, options)
+    role = sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}")
+    key = (
+        "UPDATE api_keys SET last_used_at = now() - interval '200 days', created_at = now() - interval '500 days' "
+        "WHERE tenant_id = %s AND name = 'bi-export'"
+    )
+    with _admin(sandbox) as connection, connection.transaction():
+        connection.execute(role.format(sql.Identifier(STRAY_ROLE), sql.Literal(sandbox.secret("postgres-stray"))))
+        connection.execute(
+            "INSERT INTO users (tenant_id, email, name, role, last_login) VALUES (%s, %s, 'Help', 'admin', now())",
+            (TENANTS[1].id, STRAY_USER),
+        )
+        connection.execute(key, (TENANTS[1].id,))
+
+
+def _stray_out(sandbox: Sandbox, _options: dict[str, Any]) -> None:
+    if not sandbox.pid(SERVER):
+        return
+    key = (
+        "UPDATE api_keys SET last_used_at = now() - interval '1 hour', created_at = now() - interval '200 days' "
+        "WHERE tenant_id = %s AND created_at < now() - interval '400 days'"
+    )
+    with _admin(sandbox) as connection, connection.transaction():
+        connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(STRAY_ROLE)))
+        connection.execute("DELETE FROM sessions USING users WHERE users.id = user_id AND email = %s", (STRAY_USER,))
+        connection.execute("DELETE FROM users WHERE email = %s", (STRAY_USER,))
+        connection.execute(key, (TENANTS[1].id,))
 
 
 def _slow_down(sandbox: Sandbox, options: dict[str, Any]) -> None:
@@ -186,6 +218,13 @@ FAULTS = (
         apply=_intrude,
         heal=_expel,
         options={"failed_logins": 120},
+    ),
+    Fault(
+        name="stray-admin",
+        summary="a superuser that somebody made to look at something, a new administrator, an API key nobody uses",
+        shows_as="lines of the access review",
+        apply=_stray_in,
+        heal=_stray_out,
     ),
     Fault(
         name="slow-query",

@@ -17,7 +17,10 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from sandbox.__main__ import break_, heal
 from sandbox.platform.data import TENANTS
+from sandbox.service import Sandbox
+from sandbox.services.kube import Kube
 from tests.integration.access_fixtures import RBAC, Run, Stage
 from tests.integration.kube_fixtures import Plane, connect, furnished, played_plane, real_plane, until
 from vcci_ops.domain.access import APPROVE_ALL, APPROVE_EXCEPT, BY_HAND, DEACTIVATE, DONE, REJECT
@@ -193,6 +196,30 @@ def test_roles_that_can_do_too_much_are_found(platform: Stage, run: Callable[...
     assert "runs programs on the server (pg_execute_server_program)" in found["vcci_ops"].finding
     assert "writes public.tenants" in found["vcci_ops_export"].finding
     assert found["PUBLIC"].finding == "writes public.usage_events"
+
+
+def test_the_faults_of_the_sandbox_are_lines(platform: Stage, played: Plane, run: Callable[..., Run]) -> None:
+    places = (
+        (platform.sandbox, platform.services, "stray-admin"),
+        (Sandbox(played.folder), [Kube()], "stray-cluster-admin"),
+    )
+    for sandbox, services, fault in places:
+        break_(sandbox, services, fault, [])
+    try:
+        review = asked(run)
+    finally:
+        for sandbox, services, fault in places:
+            heal(sandbox, services, fault)
+    assert str(listed(review, "roles")["debug_superuser"].severity) == "critical"
+    assert len(listed(review, "admins")) == len(TENANTS) + 1
+    assert len(listed(review, "keys")) == 1
+    kubernetes = {name: str(line.severity) for name, line in listed(review, "kubernetes").items()}
+    assert kubernetes["User/contractor"] == "critical"
+    assert kubernetes["Group/system:masters"] == "ok"
+    healed = asked(run)
+    assert "debug_superuser" not in listed(healed, "roles")
+    assert not listed(healed, "keys")
+    assert "User/contractor" not in listed(healed, "kubernetes")
 
 
 def test_the_next_review_says_what_is_new_and_what_admins_did(platform: Stage, run: Callable[..., Run]) -> None:

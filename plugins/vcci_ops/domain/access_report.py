@@ -261,8 +261,7 @@ def _tables(report: AccessReport, left: int) -> Iterator[str]:
 
 
 def _row(report: AccessReport, line: Line) -> str:
-    mail = report.masked.get(line.user_id)
-    who = _markdown(f"{line.who} · {mail}" if mail else line.who)
+    who = _markdown(" · ".join(filter(None, (line.who, report.masked.get(line.user_id), line.user_id[:8]))))
     mark = " **new**" if line.new else ""
     finding = f"{_markdown(line.finding)}{mark}"
     grave = f"**{line.severity}:** " if line.severity in (Status.CRITICAL, Status.UNKNOWN) else ""
