@@ -9,6 +9,7 @@ it, and left alone when somebody has changed it meanwhile.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from vcci_ops.domain.tenant_request import REACTIVATE, SUSPEND, SuspendRequest
 from vcci_ops.domain.tenant_suspension import notice, report_lines
 from vcci_ops.exceptions import ChangeFailed, DeliveryFailed, NoData, Refused
 from vcci_ops.hooks.tenant_history import Suspension, Suspensions
+from vcci_ops.hooks.tenant_mail import Notices, Uncertain, notices
 from vcci_ops.hooks.tenants import Deletion, Deletions
 from vcci_ops.operators.acting import Acting, failing_clearly, pulled
 from vcci_ops.operators.tenant_base import TenantOperator
@@ -26,6 +28,7 @@ from vcci_ops.operators.tenant_base import TenantOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from vcci_ops.hooks.tenant_admin import Owner
     from vcci_ops.hooks.tenant_store import TenantKeys
 
 ACTED, ENDING = "suspend", "suspend.ending"
@@ -244,8 +247,8 @@ def standing(task: SuspendOperator, acting: Acting, noted: Mapping[str, Any], wa
 class TellOwnersOperator(SuspendOperator):
     """Tell the tenant's administrators by mail what has happened, when the form asks for it.
 
-    Addresses are read when they are written to. Each is written to at most once by a run: that it is about to be sent
-    is noted before, under the user's id. Returns how many were ``told``, and how many not for certain (``unsure``).
+    Addresses are read when they are written to. Each gets at most one mail of a run: that it is about to be sent is
+    noted before, under the user's id. Returns how many were ``told``, and of how many that is not known (``unsure``).
 
     :param ending: tell that the end time has come, instead of what was asked for.
     :param outcome_task_id: with ``ending``: task that ended the suspension.
@@ -268,31 +271,37 @@ class TellOwnersOperator(SuspendOperator):
                 raise AirflowSkipException("nobody asked to tell the owner")
             if self.ending and (pulled(context, self.outcome_task_id) or {}).get("outcome") != ENDED:
                 raise AirflowSkipException("this run has not reactivated the tenant")
-            subject, text = notice(noted["name"], REACTIVATE if self.ending else request.action, request)
             owners = self.tenants.owners(noted["tenant_id"])
-            results = [self._tell(acting, owner.id, owner.email, subject, text) for owner in owners]
-        self.log.info("%d of %d administrators told", results.count("told"), len(results))
-        if refused := results.count("refused"):
-            raise ChangeFailed(f"{refused} of {len(results)} administrators could not be told; see the log")
+            with notices(self.smtp_conn_id) as mail:
+                results = [self._tell(acting, mail, owner, self._words(noted, request)) for owner in owners]
+            self.log.info("%d of %d administrators told", results.count("told"), len(results))
+            if refused := results.count("refused"):
+                raise ChangeFailed(f"{refused} of {len(results)} administrators could not be told; see the log")
         return {"told": results.count("told"), "unsure": results.count("unsure")}
 
-    def _tell(self, acting: Acting, user: str, address: str, subject: str, text: str) -> str:
-        from vcci_ops.hooks.tenant_mail import send_notice
+    def _words(self, noted: Mapping[str, Any], request: SuspendRequest) -> tuple[str, str]:
+        return notice(noted["name"], REACTIVATE if self.ending else request.action, request)
 
-        step = f"told.{'end' if self.ending else 'begin'}.{user}"
-        if acting.journal.recall(f"{step}.done"):
+    def _tell(self, acting: Acting, mail: Notices, owner: Owner, words: tuple[str, str]) -> str:
+        """Write to one: told, unsure or refused. What was refused for certain is tried again by the next try."""
+        name, journal = f"told.{'end' if self.ending else 'begin'}.{owner.id}", acting.journal
+        step = next(s for n in itertools.count(1) if not journal.recall((s := f"{name}.{n}") + ".refused"))
+        if journal.recall(f"{step}.done"):
             return "told"
-        if acting.journal.recall(step):
-            self.log.warning("User %s may have been told by an earlier try; not written to again", user)
+        if journal.recall(step):
+            self.log.warning("User %s may have been told by an earlier try; not written to again", owner.id)
             return "unsure"
-        acting.journal.remember(step, {})
-        sender = acting.settings.on_call.mail_from
+        journal.remember(step, {"user": owner.id})
         try:
-            send_notice(address, subject, text, key=f"{acting.source}/{step}", sender=sender, conn_id=self.smtp_conn_id)
+            mail.send(owner.email, *words, key=f"{acting.source}/{name}", sender=acting.settings.on_call.mail_from)
+        except Uncertain as error:
+            self.log.warning("User %s may or may not have been told: %s", owner.id, error)
+            return "unsure"
         except DeliveryFailed as error:
-            self.log.error("User %s was not told: %s", user, error)
+            self.log.error("User %s was not told: %s", owner.id, error)
+            journal.remember(f"{step}.refused", {"why": str(error)})
             return "refused"
-        acting.journal.remember(f"{step}.done", {})
+        journal.remember(f"{step}.done", {"user": owner.id})
         return "told"
 
 
