@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -105,10 +106,14 @@ def told(tenants: Tenants, victim: Victim, run: Run, purge: Run) -> None:
     assert found[:3] == ("deleted", ["approver", "second-approver"], f"tenant_delete/{run.run_id}")
     (stone,) = history("SELECT tenant_id, certificate, certificate_sha256 FROM tombstone WHERE slug = %s", victim.slug)
     assert stone[0] == victim.id
-    page = tenants.s3.get_object(Bucket=load_settings().reports.bucket, Key=stone[1])["Body"].read().decode()
+    document = tenants.s3.get_object(Bucket=load_settings().reports.bucket, Key=stone[1])["Body"].read()
+    assert hashlib.sha256(document).hexdigest() == stone[2]
+    served = tenants.released.requester.raw(f"/vcci-ops/reports/tenant_delete/{run.run_id}/certificate")
+    assert served.status_code == 200
     for words in (victim.slug, victim.id, "approver", "second-approver", "end of contract"):
-        assert words in page
-    assert not re.search(r"Person \d|@\S+\.example", page)
+        assert words in served.text
+        assert words in document.decode()
+    assert not re.search(r"Person \d|@\S+\.example", served.text + document.decode())
     kinds = history("SELECT kind FROM change_event WHERE summary LIKE %s ORDER BY at", f"%{victim.slug}%")
     assert kinds == [("tenant-delete",), ("tenant-purge",)]
     for one in (run, purge):

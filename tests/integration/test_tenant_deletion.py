@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime as dt
+import functools
+import hashlib
 import json
 import re
 import uuid
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped, TaskAwaitingInput
+from botocore.loaders import JSONFileLoader
 
 from sandbox.service import Sandbox, wait_until
 from sandbox.services import postgres, redis, s3
@@ -108,6 +112,15 @@ def migrated(sandbox: Sandbox, production: postgres.Production) -> None:
         connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         for file in sorted(postgres.GRANTS.glob("*.sql")):
             connection.execute(file.read_bytes())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once() -> Iterator[None]:
+    """Let botocore read its descriptions of AWS once, not for each of a hundred clients: a third of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = functools.lru_cache(JSONFileLoader().load_file)
+        patch.setattr(JSONFileLoader, "load_file", lambda self, path: copy.deepcopy(read(path)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -330,12 +343,13 @@ def test_a_tenant_is_gone_everywhere_others_are_as_they_were_and_the_certificate
     assert box.objects(victim) == box.keys(victim) == 0
     assert box.others(victim) == others
     stone = next(s for s in Tombstones(load_settings().environment).all() if s.tenant_id == victim.id)
-    page = box.s3.get_object(Bucket="vcci-reports", Key=stone.certificate)["Body"].read()
-    assert victim.slug in page.decode()
-    assert victim.id in page.decode()
-    for name in ("ada", "bo"):
-        assert name in page.decode()
-    assert not {"Person 1", f"p1@{victim.slug}.example"} & set(page.decode().split())
+    document = box.s3.get_object(Bucket="vcci-reports", Key=stone.certificate)["Body"].read()
+    assert hashlib.sha256(document).hexdigest() == stone.certificate_sha256
+    page = box.s3.get_object(Bucket="vcci-reports", Key=stone.certificate.replace(".json", ".html"))["Body"].read()
+    for content in (document.decode(), page.decode()):
+        for words in (victim.slug, victim.id, "ada", "bo", "end of contract"):
+            assert words in content
+        assert not re.search(r"Person \d|\.example", content), "nobody of the tenant is named"
     ended = record().get(run.source)
     assert (ended.state, ended.approved_by) == ("deleted", ["ada", "bo"])
     with pytest.raises(AirflowFailException, match=f"tenant {victim.slug} was deleted on .* The certificate: s3://"):
@@ -496,7 +510,6 @@ def test_two_people_who_type_the_slug_approve(
     ):
         assert words in out
     assert "nonsense" not in out + box.said(), "what was typed instead is not repeated"
-    assert "bo did not type the slug" in box.said()
 
 
 def answer(run: Run, operator: Any, state: dict[str, Any], who: str, given: dict[str, Any]) -> Any:
@@ -761,7 +774,7 @@ def test_killed_in_every_task_and_cleared_it_ends_as_undisturbed(box: Box, monke
     assert box.others(victim) == others
     assert record().get(run.source).state == "deleted"
     certificates = box.s3.list_objects_v2(Bucket="vcci-reports", Prefix="")["Contents"]
-    assert sum(victim.slug in found["Key"] and found["Key"].endswith(".html") for found in certificates) == 1
+    assert sum(run.run_id in found["Key"] and "certificate" in found["Key"] for found in certificates) == 2
 
 
 def refused_cancel(victim: Victim) -> None:
