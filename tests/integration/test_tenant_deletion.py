@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import datetime as dt
 import functools
@@ -119,7 +118,7 @@ def read_once() -> Iterator[None]:
     """Let botocore read its descriptions of AWS once, not for each of a hundred clients: a third of the time."""
     with pytest.MonkeyPatch.context() as patch:
         read = functools.lru_cache(JSONFileLoader().load_file)
-        patch.setattr(JSONFileLoader, "load_file", lambda self, path: copy.deepcopy(read(path)))
+        patch.setattr(JSONFileLoader, "load_file", lambda self, path: read(path))
         yield
 
 
