@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from vcci_ops.exceptions import InvalidInput
 from vcci_ops.settings_backup import DatabaseBackup
 from vcci_ops.settings_base import DnsLabel, Duration, Model
+from vcci_ops.settings_drill import Drill
 from vcci_ops.settings_maintenance import Maintenance
 from vcci_ops.settings_release import Release
 from vcci_ops.settings_scaling import Scaling
@@ -249,6 +250,7 @@ class Settings(Model):
     tenants: Tenants
     access_review: AccessReview = AccessReview()
     database_backup: DatabaseBackup = DatabaseBackup()
+    drill: Drill = Drill()
     maintenance: Maintenance
     checks: dict[str, Check]
 

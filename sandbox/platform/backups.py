@@ -60,6 +60,9 @@ def load_and_dump(sandbox: Sandbox, connection: psycopg.Connection[Any]) -> dict
     start = 0
     for name, stop in stops.items():
         data.load_emissions(connection, now, total, start, stop)
+        with connection.cursor() as cursor:
+            data.advance(cursor, "emissions")
+        connection.commit()
         _dump(sandbox, connection, name)
         start = stop
     data.load_emissions(connection, now, total, start, total)
