@@ -87,7 +87,7 @@ def test_killed_in_every_task_a_tenant_is_gone_everywhere_and_nothing_else_is(te
     assert f"approver did not type the slug {victim.slug}" in said
     assert "nordwind" not in said
     assert tenants.rows(victim)["emissions"] == 100, "nothing is deleted yet"
-    assert "NOT deleted yet" in str(run.thread())
+    assert f"(`{victim.slug}`) is suspended and exported, NOT deleted yet" in str(tenants.platform.inbox("slack"))
     purge = tenants.released.run("tenant_purge_due", {"slug": victim.slug})
     with Killer(tenants.released, purge, PURGING) as killer:
         assert purge.ended(300) == "success", purge.tasks
@@ -120,6 +120,7 @@ def told(tenants: Tenants, victim: Victim, run: Run, purge: Run) -> None:
         shown = tenants.released.requester.raw(f"/vcci-ops/reports/{one.dag_id}/{one.run_id}")
         assert shown.status_code == 200
         assert victim.slug in shown.text
-    assert "is deleted, and proven so" in str(purge.thread())
+    slack = str(tenants.platform.inbox("slack"))
+    assert f"`{victim.slug}` is deleted, and proven so" in slack
     logs = "\n".join(run.log(task) for task in PREPARING)
     assert f"@{victim.slug}.example" not in logs
