@@ -23,9 +23,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def recovery_sql(name: str) -> bytes:
-    """Return the text of include/sql/recovery/<name>.sql."""
-    return (INCLUDE / "sql" / "recovery" / f"{name}.sql").read_bytes()
+def drill_sql(name: str) -> bytes:
+    """Return the text of include/sql/drill/<name>.sql."""
+    return (INCLUDE / "sql" / "drill" / f"{name}.sql").read_bytes()
 
 
 def label(schema: str, name: str) -> str:
@@ -85,8 +85,8 @@ class Copy:
 
 
 def rows(connection: Connection, name: str) -> list[dict[str, Any]]:
-    """Return what include/sql/recovery/<name>.sql finds, by column."""
-    cursor = connection.execute(recovery_sql(name))
+    """Return what include/sql/drill/<name>.sql finds, by column."""
+    cursor = connection.execute(drill_sql(name))
     columns = [column.name for column in cursor.description or ()]
     return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
 

@@ -75,9 +75,15 @@ class Drills:
                 (phase, seconds, drill),
             )
 
-    def asserted(self, drill: str, assertions: Iterable[Assertion]) -> None:
-        """Record assertions; made again, they replace the earlier ones."""
+    def asserted(self, drill: str, part: str, assertions: Iterable[Assertion]) -> None:
+        """Record what a part of a drill asserts, in place of what that part asserted before.
+
+        :param part: what the ids begin with: tables, constraints, ...
+        """
         with History(self.conn_id).connect() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "DELETE FROM drill_assertion WHERE drill_id = %s AND starts_with(assertion, %s)", (drill, f"{part}.")
+            )
             cursor.executemany(
                 "INSERT INTO drill_assertion (drill_id, assertion, status, expected, found, detail) "
                 "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (drill_id, assertion) DO UPDATE SET "
