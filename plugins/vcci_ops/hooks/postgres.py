@@ -186,9 +186,7 @@ class ReadOnlyPostgresHook(Remembering, PostgresHook):
             yield Answer(name, cursor.fetchall(), query)
 
     def _create_connection(self, conn_args: dict[str, Any]) -> Any:
-        known = {k: v for k, v in conn_args.items() if k in _ALLOWED_EXTRAS | _CORE and v not in (None, "")}
-        known.setdefault("connect_timeout", self.connect_timeout)
-        known.setdefault("application_name", "vcci-ops")
+        known = self._known(conn_args)
         known["options"] = (
             f"-c default_transaction_read_only={'on' if self.read_only else 'off'}"
             f" -c statement_timeout={self.statement_timeout * 1000:.0f} -c lock_timeout={self.lock_timeout * 1000:.0f}"
@@ -197,6 +195,13 @@ class ReadOnlyPostgresHook(Remembering, PostgresHook):
             return psycopg.connect(**known, autocommit=True)
         except psycopg.OperationalError as error:
             raise _no_connection(error, known) from None
+
+    def _known(self, conn_args: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what of the connection reaches libpq."""
+        known = {k: v for k, v in conn_args.items() if k in _ALLOWED_EXTRAS | _CORE and v not in (None, "")}
+        known.setdefault("connect_timeout", self.connect_timeout)
+        known.setdefault("application_name", "vcci-ops")
+        return known
 
     def _translated(self, error: psycopg.Error) -> MeasurementError:
         said = (error.diag.message_primary or "").strip()

@@ -130,7 +130,7 @@ class _Exporter:
         return {
             "snapshot_at": row[0].isoformat(),
             "server": {"version": row[1], "database": row[2]},
-            "revision": _revision(connection),
+            "revision": schema_revision(connection),
             "tools": {"python": platform.python_version(), **{name: version(name) for name in _TOOLS}},
         }
 
@@ -198,7 +198,7 @@ def _query(graph: Graph, place: Place, tenant_id: str) -> Composed:
     )
 
 
-def _revision(connection: Connection) -> str:
+def schema_revision(connection: Connection) -> str:
     """Return the revision of the schema in this snapshot; empty when there is none that the role may read."""
     row: Any = connection.execute(_REVISION_TABLE).fetchone()
     if not row:
