@@ -75,6 +75,9 @@ class Drill(Model):
     slower_by: float = Field(default=50.0, gt=0)
     """A warning when a drill needs more than this many percent longer per byte than the median of the last twelve."""
     forecast_days: int = Field(default=180, ge=1, le=3650)
+    due_critical: Duration = 7 * 86400.0
+    """When what failed is due to be put right; and a warning, below. Both stand in the report."""
+    due_warning: Duration = 30 * 86400.0
     keep_at_most: Duration = 3 * 86400.0
     """A copy that was kept on purpose is dropped after this time: it holds personal data."""
     application_role: Identifier = "vcci_app"

@@ -46,6 +46,8 @@ class JobRequest:
     """As a list: no shell reads it."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Besides, and before, what the Deployment's container has."""
+    secret_env: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    """Likewise, from Secrets of the namespace: variable → name of the Secret and its key."""
     like: str = ""
     """Deployment whose environment, volumes and account it gets; "" for none."""
     container: str = ""
@@ -67,7 +69,7 @@ class JobRequest:
             raise InvalidInput("image", self.image, "the reference of an image")
         if not self.command:
             raise InvalidInput("command", self.command, "at least the program to run")
-        for name in self.env:
+        for name in (*self.env, *self.secret_env):
             if not re.fullmatch(_ENV, name):
                 raise InvalidInput("env", name, "the name of an environment variable")
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", self.manifest):
@@ -76,7 +78,10 @@ class JobRequest:
     @property
     def digest(self) -> str:
         """Return the hash of all that was asked for; of equal names only equal requests are the same Job."""
-        return _hash(json.dumps(dataclasses.asdict(self), sort_keys=True), 16)
+        asked = dataclasses.asdict(self)
+        if not self.secret_env:  # Jobs that a version without it has begun are still known
+            del asked["secret_env"]
+        return _hash(json.dumps(asked, sort_keys=True), 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +151,7 @@ def job_manifest(base: Object, request: JobRequest, run: str, attempt: int, like
     main.update(name=MAIN, image=request.image, command=[_literal(part) for part in request.command])
     if like is not None:
         _take_after(pod, main, like, request)
-    main["env"] = _by_name(main.get("env") or (), _variables(request.env))
+    main["env"] = _by_name(main.get("env") or (), [*_variables(request.env), *_from_secrets(request.secret_env)])
     return job
 
 
@@ -204,6 +209,13 @@ def _by_name(first: Iterable[Object], then: Iterable[Object]) -> list[Object]:
 
 def _variables(env: Mapping[str, str]) -> list[Object]:
     return [{"name": name, "value": _literal(value)} for name, value in env.items()]
+
+
+def _from_secrets(env: Mapping[str, tuple[str, str]]) -> list[Object]:
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+        for name, (secret, key) in env.items()
+    ]
 
 
 def _literal(text: str) -> str:

@@ -78,11 +78,12 @@ class Drills:
     def asserted(self, drill: str, part: str, assertions: Iterable[Assertion]) -> None:
         """Record what a part of a drill asserts, in place of what that part asserted before.
 
-        :param part: what the ids begin with: tables, constraints, ...
+        :param part: what the ids begin with: tables, constraints, ...; or a whole id.
         """
         with History(self.conn_id).connect() as connection, connection.cursor() as cursor:
             cursor.execute(
-                "DELETE FROM drill_assertion WHERE drill_id = %s AND starts_with(assertion, %s)", (drill, f"{part}.")
+                "DELETE FROM drill_assertion WHERE drill_id = %s AND (assertion = %s OR starts_with(assertion, %s))",
+                (drill, part, f"{part}."),
             )
             cursor.executemany(
                 "INSERT INTO drill_assertion (drill_id, assertion, status, expected, found, detail) "

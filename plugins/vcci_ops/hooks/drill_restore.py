@@ -13,13 +13,15 @@ import dataclasses
 import logging
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from shutil import which
 from typing import IO, Any
+
+from psycopg.conninfo import make_conninfo
 
 from vcci_ops.domain import drill_plan as plan
 from vcci_ops.domain.drill_plan import Unit
@@ -27,20 +29,14 @@ from vcci_ops.domain.units import duration, humanize
 from vcci_ops.exceptions import ChangeFailed, MeasurementError, OpsError
 from vcci_ops.hooks.crew import Crew
 from vcci_ops.hooks.drill_source import Dump, Survey, joined
+from vcci_ops.hooks.postgres_programs import PASSED_ON, Address, address, find
 from vcci_ops.hooks.tenant_session import TenantPostgres
 
 log = logging.getLogger("airflow.task")
 PROGRAM = "pg_restore"
+_ALWAYS = ("--exit-on-error", "--no-password", "--no-publications", "--no-subscriptions")
 _TELL_EVERY = 10.0
 _ERROR_LINES = 400
-_LIBPQ = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD"}
-_TLS = {
-    "sslmode": "PGSSLMODE",
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-    "connect_timeout": "PGCONNECT_TIMEOUT",
-}
 _ENDED = 5.0
 """Seconds a process gets to end when it is asked."""
 
@@ -61,17 +57,12 @@ class Target:
     conn_id: str = "vcci_postgres_restore"
     session: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def environment(self) -> dict[str, str]:
-        """Return libpq's variables: the password is in no argument list."""
-        connection = TenantPostgres.get_connection(self.conn_id)
-        given = {"host": connection.host, "port": connection.port, "user": connection.login}
-        found = {_LIBPQ[key]: str(value) for key, value in given.items() if value}
-        if connection.password:
-            found["PGPASSWORD"] = connection.password
-        extra = connection.extra_dejson
-        found |= {name: str(extra[key]) for key, name in _TLS.items() if extra.get(key)}
+    def address(self) -> Address:
+        """Return how pg_restore gets there: the password is in no argument list."""
+        at = address(self.conn_id)
         options = " ".join(f"-c {name}={value}" for name, value in self.session.items())
-        return {**found, "PGDATABASE": self.database, "PGAPPNAME": "vcci-ops drill", "PGOPTIONS": options}
+        given = make_conninfo(at.conninfo, dbname=self.database, options=options, application_name="vcci-ops drill")
+        return Address(given, at.password)
 
 
 class Restorer:
@@ -151,17 +142,7 @@ class Restorer:
     def _restore(self, section: str, unit: Unit) -> None:
         begun = time.monotonic()
         with _listed(unit.entries) as listing:
-            argv = [
-                _program(),
-                "--exit-on-error",
-                "--no-password",
-                "--no-publications",
-                "--no-subscriptions",
-                f"--section={section}",
-                f"--use-list=/dev/fd/{listing}",
-                f"--dbname={self.target.database}",
-            ]
-            process = self._start(argv, listing)
+            process = self._start([*_ALWAYS, f"--section={section}", f"--use-list=/dev/fd/{listing}"], listing)
             try:
                 words = self._feed(process, unit)
                 process.wait()
@@ -174,8 +155,13 @@ class Restorer:
         if unit.blocks:
             log.info("%s: %s in %s", unit.label, humanize(unit.bytes, "bytes"), duration(time.monotonic() - begun))
 
-    def _start(self, argv: list[str], listing: int) -> subprocess.Popen[bytes]:
-        env = {**os.environ, "LC_ALL": "C.UTF-8", **self.target.environment()}
+    def _start(self, arguments: list[str], listing: int) -> subprocess.Popen[bytes]:
+        at = self.target.address()
+        argv = [find(PROGRAM), *arguments, f"--dbname={at.conninfo}"]
+        if tied := shutil.which("setpriv"):
+            # The kernel ends it when this process is killed; its thread here lives longer than it in any case.
+            argv = [tied, "--pdeathsig", "TERM", "--", *argv]
+        environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         with self._guard:
             if self._stopped:
                 raise RestoreFailed("the restore was stopped")
@@ -184,7 +170,7 @@ class Restorer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=env,
+                env={**environment, "LC_ALL": "C.UTF-8", **at.environment},
                 pass_fds=(listing,),
                 bufsize=0,
             )
@@ -226,13 +212,6 @@ class Restorer:
 
 def _call(work: Callable[[str, Unit], None], section: str, unit: Unit) -> Callable[[], None]:
     return lambda: work(section, unit)
-
-
-def _program() -> str:
-    found = which(PROGRAM)
-    if not found:
-        raise MeasurementError(f"this worker has no {PROGRAM}: install postgresql-client")
-    return found
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from psycopg import errors
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from vcci_ops.domain.units import humanize
-from vcci_ops.exceptions import MeasurementError, NoData, Refused
+from vcci_ops.exceptions import MeasurementError, Refused
 from vcci_ops.hooks.tenant_session import TenantPostgres
 
 if TYPE_CHECKING:
@@ -182,6 +182,12 @@ class ScratchServer:
             row: Any = server.execute("SELECT pg_catalog.pg_database_size(%s::name)", (name,)).fetchone()
         return int(row[0])
 
+    def revision(self, name: str) -> str:
+        """Return the revision of the schema in a scratch database."""
+        with self.session(name) as connection:
+            query = SQL("SELECT version_num FROM {}").format(Identifier("public", self.drill.revision_table))
+            return ", ".join(str(revision) for (revision,) in connection.execute(query).fetchall())
+
     def all(self) -> list[Registered]:
         """Return every scratch database there is."""
         query = (
@@ -276,13 +282,3 @@ def _missing(server: Connection, head: Head) -> Iterator[str]:
             yield f"it has no role {owner}, which owns tables of the dump. CREATE ROLE {owner} NOLOGIN"
         elif not roles[owner]:
             yield f"the connection's role cannot hand tables to {owner}. GRANT {owner} to it"
-
-
-def database_of(name: str | None) -> str:
-    """Return the name of a run's scratch database.
-
-    :raises NoData: when the run has none.
-    """
-    if not name:
-        raise NoData("this run has no scratch database: the task scratch did not run to its end")
-    return name

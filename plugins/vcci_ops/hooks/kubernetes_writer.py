@@ -20,7 +20,7 @@ MERGE, STRATEGIC, JSON_PATCH = (
 """Kinds of patch. https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-apply"""
 DEPLOYMENTS, REPLICASETS = ("apps", "v1", "deployments"), ("apps", "v1", "replicasets")
 JOBS, LEASES = ("batch", "v1", "jobs"), ("coordination.k8s.io", "v1", "leases")
-PODS = ("", "v1", "pods")
+PODS, SECRETS = ("", "v1", "pods"), ("", "v1", "secrets")
 Kind = tuple[str, str, str]
 """API group ("" for core), version and plural."""
 MANAGER = "vcci-ops"

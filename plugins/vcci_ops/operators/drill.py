@@ -33,26 +33,13 @@ if TYPE_CHECKING:
 CHOOSE = "choose"
 CHOSEN = "backup"
 """Step of the journal that keeps which backup a run restores."""
-SABOTAGES = (
-    "truncated",
-    "bit-flipped",
-    "manifest-missing",
-    "row-missing",
-    "value-changed",
-    "table-missing",
-    "sequence-behind",
-    "orphan",
-    "index-corrupt",
-    "tenant-back",
-)
-"""What a drill can be damaged with, where the settings say that the environment is a sandbox."""
-IN_BACKUP = SABOTAGES[:3]
-"""Those that are done to the backup; the others are done to the copy."""
 
 
 def sabotages(settings: Settings) -> tuple[str, ...]:
     """Return what may be asked for in an environment: nothing outside of a sandbox."""
-    return SABOTAGES if settings.drill.sandbox else ()
+    from vcci_ops.hooks.drill_sabotage import ALL
+
+    return ALL if settings.drill.sandbox else ()
 
 
 def request_of(acting: Acting) -> Request:
@@ -164,6 +151,7 @@ class ChooseBackupOperator(DrillOperator):
             if noted := acting.journal.recall(CHOSEN):
                 self.log.info("This run has chosen %s", noted["key"])
                 return noted
+            self._sabotage(acting, request)
             with self.timed(acting, "choose"):
                 chosen = self._choose(acting, request)
             kept = acting.journal.remember(CHOSEN, chosen)
@@ -194,6 +182,18 @@ class ChooseBackupOperator(DrillOperator):
             return self._chosen(looked)
         self.note(acting, "choice", [choice.chosen_well(request, "", skipped)])
         raise Refused(f"no backup can be restored: {'; '.join(f'{s.key}: {s.why}' for s in skipped[:5])}")
+
+    def _sabotage(self, acting: Acting, request: Request) -> None:
+        """Let this drill find a damaged copy of the newest backup; in a sandbox only."""
+        from vcci_ops.hooks.drill_sabotage import IN_BACKUP, DamagedBackup
+
+        if request.sabotage not in IN_BACKUP:
+            return
+        newest = self.bucket.newest(dt.datetime.now(dt.UTC), 1)[-1]
+        damaged = DamagedBackup(acting.settings.drill, self.bucket, acting.source)
+        damaged.make(newest.key, newest.size, request.sabotage)
+        self.bucket.names = damaged.names
+        self.log.warning("SABOTAGE: %s, in a copy of %s", request.sabotage, newest.key)
 
     def _found(self, request: Request, settings: Settings, now: dt.datetime) -> list[Backup]:
         """Return the backups that come into question, with enough of their neighbours."""
@@ -292,8 +292,16 @@ class DropScratchOperator(DrillOperator):
     """Drop the scratch database, whatever became of the drill; its teardown.
 
     When the form says so and something failed, it stays for people to look at, for as long as the settings allow, and a
-    later drill drops it.
+    later drill drops it. The Secret with which the platform's programs logged in to it goes in any case.
+
+    :param namespace: of the platform.
+    :param kubernetes_conn_id: Airflow connection of type kubernetes.
     """
+
+    def __init__(self, *, namespace: str, kubernetes_conn_id: str = "vcci_kubernetes", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
 
     def execute(self, context: Context) -> str:
         """Drop it, or let it be."""
@@ -307,13 +315,41 @@ class DropScratchOperator(DrillOperator):
                 self.server.drop(name)
                 said = f"{name} was dropped"
             self.drills.note(acting.source, {"scratch": said})
-        self.log.info("%s", said)
+            self.log.info("%s", said)
+            self._remove_secret(acting)
         return said
+
+    def _remove_secret(self, acting: Acting) -> None:
+        """Remove it where there may be one; a cluster that no program was run in is not asked."""
+        from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
+        from vcci_ops.operators.drill_jobs import SECRET, remove_secret
+
+        if acting.journal.recall(SECRET) and remove_secret(
+            KubernetesWriter(self.kubernetes_conn_id), self.namespace, acting.source
+        ):
+            self.log.info("The Secret of the platform's programs was removed")
 
     def _failed(self, acting: Acting) -> bool:
         found = self.drills.assertions(acting.source)
         ready = "restored_at" in self.drills.detail(acting.source)
         return not ready or any(made.status.fails_run for made in found)
+
+
+class SabotageOperator(DrillOperator):
+    """Damage the copy, when the form asks for it; a drill of the drill. There is no such task outside of a sandbox."""
+
+    def execute(self, context: Context) -> None:
+        """Damage it."""
+        from vcci_ops.hooks.drill_sabotage import IN_COPY, damage_copy
+
+        acting = Acting.of(context)
+        with failing_clearly():
+            how = request_of(acting).sabotage
+            if how not in IN_COPY:
+                self.log.info("No sabotage of the copy was asked for")
+                return
+            damage_copy(acting.settings.drill, self.server, database_of(acting), how)
+        self.log.warning("SABOTAGE: %s", how)
 
 
 # Restoring ---------------------------------------------------------------------------------------------
