@@ -7,7 +7,6 @@ import datetime as dt
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
@@ -192,23 +191,32 @@ class BackupMaker:
         if found.state == MADE:
             log.info("%s was read back already, at %s", found.key, found.verified_at)
             return found
-        manifest, begun = found.detail["manifest"], time.monotonic()
-        store = self.store()
-        store.require(found.key, int(found.bytes or 0))
-        listing = _listing(store, found)
-        if missing := told.unlisted(listing, manifest["tables"]):
-            raise ChangeFailed(f"{found.key} has no data of {', '.join(missing[:10])}: pg_restore does not list it")
-        log.info("Read back: %s", _speed(found.bytes or 0, time.monotonic() - begun))
-        self._seal(store, found, manifest, told.entries(listing))
+        try:
+            entries = self._read(found)
+        except ChangeFailed as error:  # reading it again will not make it better: a cleared dump makes another one
+            self.record.failed(found.key, str(error), given_up=True)
+            raise
+        self._seal(found, entries)
         return self.record.of_run(self.source) or found
 
-    def _seal(self, store: BackupStore, found: Recorded, manifest: Mapping[str, Any], entries: int) -> None:
+    def _read(self, found: Recorded) -> int:
+        """Read a dump and return how many entries its table of contents has, when it is as it should be."""
+        begun, store = time.monotonic(), self.store()
+        store.require(found.key, int(found.bytes or 0))
+        listing = _listing(store, found)
+        if missing := told.unlisted(listing, found.detail["manifest"]["tables"]):
+            raise ChangeFailed(f"{found.key} has no data of {', '.join(missing[:10])}: pg_restore does not list it")
+        log.info("Read back: %s", _speed(found.bytes or 0, time.monotonic() - begun))
+        return told.entries(listing)
+
+    def _seal(self, found: Recorded, entries: int) -> None:
         """Write the manifest and record its digest: now it is a backup."""
+        manifest = found.detail["manifest"]
         text = told.written(manifest)
         digest = hashlib.sha256(text).hexdigest()
         # Recorded before it is written: whatever lies there and has another digest is not this one.
         self.record.note(found.key, {"manifest_sha256": digest})
-        store.put(found.key + self.settings.backups.manifest_suffix, text, "application/json")
+        self.store().put(found.key + self.settings.backups.manifest_suffix, text, "application/json")
         summary = told.summary(manifest)
         self.record.made(found.key, {"manifest_sha256": digest, "summary": summary, "entries": entries})
         log.info("Verified: %s, %s entries in its table of contents; %s", found.key, entries, summary)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from vcci_ops.domain.backups import Found
     from vcci_ops.hooks.s3 import TimedS3Hook
 
-_MANIFEST_LIMIT = 1_000_000
+_MANIFEST_LIMIT = 20_000_000
+"""Bytes that are read of a manifest: some 200 are said of a table."""
 
 
 class BackupCheckOperator(CheckOperator):
