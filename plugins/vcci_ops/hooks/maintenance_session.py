@@ -101,6 +101,10 @@ class MaintenanceSession:
         with suppress(psycopg.Error):
             self.connection.cancel()
 
+    def rest(self) -> None:
+        """Set the limits for looking, not those that the last statement had."""
+        self._limits(60.0, 5.0)
+
     # Vacuum, analyze ----------------------------------------------------------------------------
 
     def vacuum(self, work: Work, seconds: float) -> Outcome:
