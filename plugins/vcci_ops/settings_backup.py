@@ -1,4 +1,4 @@
-"""Settings of the backups that vcci-ops makes: how they are dumped, what their manifest says, how long they are kept."""
+"""Settings of the backups that vcci-ops makes: how they are dumped, what their manifest says, how long they stay."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DatabaseBackup(Model):
     lock_timeout: Duration = Field(default=120.0, gt=0)
     """How long pg_dump waits for a table that somebody alters, before it gives up."""
     sums_after_dump: Duration = Field(default=600.0, ge=0)
-    """How much longer than the dump the snapshot is held for the manifest's sums; what is not summed then is unknown."""
+    """How much longer than the dump the snapshot is held for the manifest's sums; the rest is unknown."""
     timeout: Duration = 21600.0
     """A dump, and a read-back, that takes longer has failed."""
     retention: Retention = Retention()

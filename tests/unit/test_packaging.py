@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 CONNECTIONS = {
     *("vcci_kubernetes", "vcci_postgres", "vcci_postgres_restore", "vcci_redis", "vcci_s3", "vcci_slack"),
+    *("vcci_postgres_tenants", "vcci_postgres_export", "vcci_postgres_erase", "vcci_postgres_backup"),
+    *("vcci_postgres_maintenance", "vcci_postgres_drill_app"),
     *("vcci_ops_db", "vcci_prometheus", "vcci_api", "vcci_statuspage", "vcci_smtp", "vcci_git", "vcci_registry"),
 }
 KEYS = {
