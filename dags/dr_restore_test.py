@@ -19,7 +19,8 @@ compliance register, and tells Slack.
 restore server prepared by `include/sql/restore/restore_server.sql`; `drill` in the settings. See `docs/recovery.md`.
 
 **Parameters, e.g.** `{"which": "latest"}`, `{"which": "date", "date": "2026-11-20"}`,
-`{"which": "random", "days": 14}`, `{"which": "key", "key": "daily/vcci_production-20261120T020000Z.dump", "depth": "data", "keep_on_failure": true}`.
+`{"which": "random", "days": 14}`,
+`{"which": "key", "key": "daily/vcci_production-20261120T020000Z.dump", "depth": "data", "keep_on_failure": true}`.
 
 **Rollback.** Nothing to roll back. A copy that was kept (`keep_on_failure`) goes by itself after `drill.keep_at_most`;
 until then it holds personal data.

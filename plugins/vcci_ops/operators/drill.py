@@ -322,9 +322,9 @@ class DropScratchOperator(DrillOperator):
     def _remove_secret(self, acting: Acting) -> None:
         """Remove it where there may be one; a cluster that no program was run in is not asked."""
         from vcci_ops.hooks.kubernetes_writer import KubernetesWriter
-        from vcci_ops.operators.drill_jobs import SECRET, remove_secret
+        from vcci_ops.operators.drill_jobs import LOGIN, remove_secret
 
-        if acting.journal.recall(SECRET) and remove_secret(
+        if acting.journal.recall(LOGIN) and remove_secret(
             KubernetesWriter(self.kubernetes_conn_id), self.namespace, acting.source
         ):
             self.log.info("The Secret of the platform's programs was removed")

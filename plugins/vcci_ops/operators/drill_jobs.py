@@ -40,7 +40,7 @@ KEY = "url"
 """Key of the URL in the Secret."""
 CONNECTED = "application_connected"
 """Kept with the drill: the smoke tests have used the copy."""
-SECRET = "login"
+LOGIN = "login"
 """Step of the journal: this run has made, or was about to make, its Secret."""
 _WITHIN = 10.0
 """Seconds in which the server counts a session that has ended."""
@@ -159,7 +159,7 @@ class DrillJobOperator(PlatformJobOperator):
             "immutable": True,
             "data": {KEY: base64.b64encode(self._url(acting, given).encode()).decode()},
         }
-        acting.journal.remember(SECRET, {"name": name})
+        acting.journal.remember(LOGIN, {"name": name})
         try:
             self.jobs.api.create(SECRETS, self.namespace, manifest)
         except Conflict:
