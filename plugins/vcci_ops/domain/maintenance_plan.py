@@ -222,9 +222,13 @@ class Shift:
         """Seconds until it ends; negative: it has."""
         return (self.until - self.clock()).total_seconds()
 
+    def never_fits(self, seconds: float) -> bool:
+        """Return whether a work that takes so long fits into no window."""
+        return seconds > self.longest.total_seconds()
+
     def why_not(self, seconds: float) -> str:
         """Return why a work that takes so long may not begin now; empty: it may."""
-        if seconds > self.longest.total_seconds():
+        if self.never_fits(seconds):
             return (
                 f"it is reckoned to take {duration(seconds)}, and no window is that long: lengthen one, or run it by "
                 "hand with ignore_window"
@@ -250,7 +254,7 @@ def go_through(
     while queue:
         work, attempt = queue.popleft()
         if why := shift.why_not(work.seconds):
-            yield work, Outcome(LEFT, why)
+            yield work, Outcome(LEFT, why, {"never_fits": shift.never_fits(work.seconds)})
             continue
         outcome = act(work)
         if outcome.state == BUSY and attempt < tries:

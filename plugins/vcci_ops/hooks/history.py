@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from vcci_ops.domain.access_report import AccessReport
     from vcci_ops.domain.drill_report import DrillReport
+    from vcci_ops.domain.maintenance_report import MaintenanceReport
     from vcci_ops.domain.release_report import ReleaseReport
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
@@ -74,7 +75,11 @@ class History:
         except psycopg.Error as error:
             raise MeasurementError(f"The history database refused: {type(error).__name__}") from error
 
-    def record(self, report: Report | ReleaseReport | AccessReport | DrillReport, snapshots: Mapping[str, Any]) -> None:
+    def record(
+        self,
+        report: Report | ReleaseReport | AccessReport | DrillReport | MaintenanceReport,
+        snapshots: Mapping[str, Any],
+    ) -> None:
         """Write a run with its results and snapshots; writing it again replaces it.
 
         :raises Unreachable: when the database does not answer.

@@ -12,6 +12,7 @@ from vcci_ops.exceptions import DeliveryFailed
 if TYPE_CHECKING:
     from vcci_ops.domain.access_report import AccessReport
     from vcci_ops.domain.drill_report import DrillReport
+    from vcci_ops.domain.maintenance_report import MaintenanceReport
     from vcci_ops.domain.release_report import ReleaseReport
     from vcci_ops.domain.report import Report
 
@@ -47,7 +48,7 @@ class ReportStore:
         config = Config(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2})
         self._hook = S3Hook(aws_conn_id, config=config)
 
-    def save(self, report: Report | ReleaseReport | AccessReport | DrillReport, page: str) -> str:
+    def save(self, report: Report | ReleaseReport | AccessReport | DrillReport | MaintenanceReport, page: str) -> str:
         """Write page and document and return the page's s3:// address.
 
         boto3 sends a checksum with each, and S3 refuses what does not match it on arrival.
