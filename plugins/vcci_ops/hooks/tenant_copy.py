@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vcci_ops.hooks.tenant_session import Connection
 
-BATCH = 1 << 20
+BATCH = 1 << 18
 """Bytes of rows that are passed on together."""
 
 

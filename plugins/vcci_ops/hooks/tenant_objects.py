@@ -17,10 +17,10 @@ from vcci_ops.exceptions import ChangeFailed, UnexpectedAnswer
 from vcci_ops.hooks.crew import Crew
 from vcci_ops.hooks.s3 import SYSTEM, TimedS3Hook, translated
 
-PART = 8 << 20
-"""Bytes of a part of an upload; S3 wants 5 MiB at least."""
+PART = 5 << 20
+"""Bytes of a part of an upload; S3 wants no less."""
 _GROWS = 1000
-"""After so many parts they become larger: S3 takes 10,000 at most, which so hold 440 GB."""
+"""After so many parts they become larger: S3 takes 10,000 at most, which so hold 288 GB."""
 _WAITING = 4
 """Batches and parts that may wait, so that memory stays flat when S3 is slower than the database."""
 _CHUNK = 1 << 20
@@ -142,7 +142,8 @@ class Upload:
     def __init__(self, store: ExportStore, key: str, crew: Crew, kind: str = "application/gzip") -> None:
         self.store, self.key, self.kind = store, key, kind
         self._crew = crew
-        self._buffer = bytearray()
+        self._pieces: list[bytes] = []
+        self._waiting = 0
         self._sent: deque[Future[dict[str, Any]]] = deque()
         self._parts: list[dict[str, Any]] = []
         self._number, self._id = 0, ""
@@ -153,8 +154,9 @@ class Upload:
         """Add to the object; waits when S3 is slower than the one who writes."""
         self._sha256.update(data)
         self._bytes += len(data)
-        self._buffer += data
-        if len(self._buffer) >= self.store.part * (1 + self._number // _GROWS):
+        self._waiting += len(data)
+        self._pieces.append(data)
+        if self._waiting >= self.store.part * (1 + self._number // _GROWS):
             self._send()
 
     def _send(self) -> None:
@@ -167,13 +169,18 @@ class Upload:
             while len(self._sent) >= self._crew.size:
                 self._parts.append(self._sent.popleft().result())
         self._number += 1
-        part, self._buffer = self._buffer, bytearray()
+        part = self._taken()
         sending: dict[str, Any] = {**where, "UploadId": self._id, "PartNumber": self._number, "Body": part}
         self._sent.append(self._crew.submit(partial(_send_part, self.store.client, sending)))
 
+    def _taken(self) -> bytes:
+        part = b"".join(self._pieces)
+        self._pieces, self._waiting = [], 0
+        return part
+
     def _complete(self) -> None:
         if not self._id:
-            self.store.put(self.key, bytes(self._buffer), self.kind)
+            self.store.put(self.key, self._taken(), self.kind)
             return
         self._send()
         with translated("s3:PutObject", f"{self.store.bucket}/{self.key}"):
