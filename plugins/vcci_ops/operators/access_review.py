@@ -53,7 +53,8 @@ from vcci_ops.operators.report import airflow_url
 from vcci_ops.settings import load_settings
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context, TaskAwaitingInput
+    from airflow.sdk import Context
+    from airflow.sdk.exceptions import TaskAwaitingInput
 
 LISTED, APPROVAL, REPORT = "listed", "approval", "report"
 """XCom keys: what the list has and its hash; the answer; how the review ended."""
