@@ -1,4 +1,4 @@
-"""Links from Airflow's pages to ours."""
+"""Addresses of runs and reports, and the button on Airflow's pages that leads to ours."""
 
 from __future__ import annotations
 
@@ -12,10 +12,27 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
+    from vcci_ops.settings import Settings
+
+
+def airflow_url(settings: Settings) -> str:
+    """Return where people reach this Airflow, without a closing slash."""
+    return (os.environ.get("VCCI_OPS_AIRFLOW_URL") or settings.airflow_url).rstrip("/")
+
+
+def run_url(settings: Settings, dag_id: str, run_id: str) -> str:
+    """Return the address of a run's page in Airflow."""
+    return f"{airflow_url(settings)}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
+
 
 def report_path(dag_id: str, run_id: str) -> str:
     """Return the path of a run's report below Airflow's own address."""
     return f"/vcci-ops/reports/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
+
+
+def report_url(settings: Settings, dag_id: str, run_id: str) -> str:
+    """Return the address of a run's report."""
+    return airflow_url(settings) + report_path(dag_id, run_id)
 
 
 class ReportLink(BaseOperatorLink):

@@ -88,7 +88,8 @@ def thread(run_id: str) -> RunThread:
 
 
 def texts(messages: list[dict[str, Any]]) -> list[str]:
-    return [message["text"] for message in messages]
+    """Return what was said; without the link to its run that each first message ends with."""
+    return [message["text"].partition("\n<http")[0] for message in messages]
 
 
 def test_what_is_said_again_is_edited_not_posted_again(places: Places) -> None:
@@ -100,6 +101,18 @@ def test_what_is_said_again_is_edited_not_posted_again(places: Places) -> None:
     found = places.messages("edits")
     assert texts(found) == ["edits: *v2.1.0* is out", "watched 100 %", "the plan"]
     assert ["edited" in message for message in found] == [True, True, False]
+
+
+def test_the_first_message_leads_to_its_run_once(places: Places) -> None:
+    thread("scheduled__2026-11-25T06:00:00+00:00").say("root", "a change begins", root=True)
+    (found,) = places.messages("a change begins")
+    page = f"<http://127.0.0.1:8080/dags/{DAG}/runs/scheduled__2026-11-25T06%3A00%3A00%2B00%3A00|Run in Airflow>"
+    assert found["text"] == f"a change begins\n{page}"
+    thread("linked").say(
+        "root", "its own link: <http://127.0.0.1:8080/dags/release_deploy/runs/linked|look>", root=True
+    )
+    (own,) = places.messages("its own link")
+    assert "Run in Airflow" not in own["text"]
 
 
 def test_the_same_words_again_cost_slack_no_call(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from vcci_ops.domain.mrkdwn import SECTION_LIMIT, chunks, cut, escape
+from vcci_ops.domain.mrkdwn import SECTION_LIMIT, chunks, cut, escape, link
 from vcci_ops.exceptions import DeliveryFailed, InvalidInput, MeasurementError
 from vcci_ops.hooks.history import History
 from vcci_ops.hooks.slack import SlackChannel, SlackRefused, marker
+from vcci_ops.links import run_url
+from vcci_ops.settings import load_settings
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,6 @@ class RunThread:
     @cached_property
     def environment(self) -> str:
         """The environment whose run this is."""
-        from vcci_ops.settings import load_settings
-
         return self._environment or load_settings().environment
 
     def say(self, key: str, text: str, blocks: Sequence[dict[str, Any]] | None = None, *, root: bool = False) -> None:
@@ -98,7 +98,7 @@ class RunThread:
         return SlackChannel(self.channel, self.slack_conn_id)
 
     def _say(self, known: _Known, key: str, text: str, blocks: Sequence[dict[str, Any]] | None) -> None:
-        text = _harmless(text)
+        text = _harmless(self._leading(text) if key == ROOT and blocks is None else text)
         content = _fitting(blocks if blocks is not None else _sections(text), self._marker(key))
         digest = hashlib.sha256(json.dumps([text, content], sort_keys=True).encode()).hexdigest()[:16]
         if known.digest(key) == digest:
@@ -110,6 +110,11 @@ class RunThread:
         if not (place and self._edited(place, shown, content)):
             place = self._post(known, key, thread, shown, content)
         known.note(key, place, digest)
+
+    def _leading(self, text: str) -> str:
+        """Return a first message that leads to its run, so that nobody has to look for it."""
+        url = run_url(load_settings(), self.dag_id, self.run_id)
+        return text if url in text else f"{text}\n{link(url, 'Run in Airflow')}"
 
     def _root(self, known: _Known) -> tuple[str, str]:
         place = self._place(known, ROOT, self._first)

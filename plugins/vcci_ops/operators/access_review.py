@@ -46,10 +46,9 @@ from vcci_ops.exceptions import (
 )
 from vcci_ops.hooks import access_record as record
 from vcci_ops.hooks.access_record import Review, Reviews
-from vcci_ops.links import ReportLink, report_path
+from vcci_ops.links import ReportLink
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
 from vcci_ops.operators.approval import COMMENT, COMMENT_LIMIT, QuestionOperator, requester
-from vcci_ops.operators.report import airflow_url
 from vcci_ops.settings import load_settings
 
 if TYPE_CHECKING:
@@ -554,7 +553,7 @@ def publish(report: AccessReport, acting: Acting) -> dict[str, str]:
 
 def page_url(acting: Acting) -> str:
     """Return where people read the page."""
-    return airflow_url(acting.settings) + report_path(acting.dag_id, acting.run_id)
+    return acting.report_url
 
 
 def _escaped(text: str) -> str:

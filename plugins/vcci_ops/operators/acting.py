@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from vcci_ops import links
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, OpsError, Refused, Unreachable
 from vcci_ops.hooks.releases import Journal
 from vcci_ops.settings import Settings, load_settings
@@ -85,6 +86,16 @@ class Acting:
                 "nobody is known to have asked for this run, so it cannot be told whether somebody else approves it. "
                 "Trigger it with a log-in of your own (UI, or REST API), or allow own approvals in the settings"
             )
+
+    @property
+    def run_url(self) -> str:
+        """Where people see this run."""
+        return links.run_url(self.settings, self.dag_id, self.run_id)
+
+    @property
+    def report_url(self) -> str:
+        """Where people read this run's report."""
+        return links.report_url(self.settings, self.dag_id, self.run_id)
 
     @property
     def source(self) -> str:

@@ -19,7 +19,7 @@ from vcci_ops.domain import release_text
 from vcci_ops.domain.plans import SHORT, plan_hash
 from vcci_ops.domain.units import duration
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
-from vcci_ops.operators.report import airflow_url
+from vcci_ops.links import airflow_url
 from vcci_ops.settings import load_settings
 
 if TYPE_CHECKING:

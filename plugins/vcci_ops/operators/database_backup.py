@@ -17,7 +17,7 @@ from vcci_ops.domain import backup_retention as retention
 from vcci_ops.domain.units import duration, humanize
 from vcci_ops.exceptions import ChangeFailed, DeliveryFailed, InvalidInput, MeasurementError
 from vcci_ops.operators.acting import Acting, failing_clearly, pulled
-from vcci_ops.operators.tenant_report import failures, run_url
+from vcci_ops.operators.tenant_report import failures
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -167,7 +167,7 @@ class BackupReportOperator(BackupOperator):
         from vcci_ops.hooks.pager import page
 
         problems = [text]
-        help_ = f"{text}\n\nRun: {run_url(acting)}\nWhat to do: docs/recovery.md, Backups."
+        help_ = f"{text}\n\nRun: {acting.run_url}\nWhat to do: docs/recovery.md, Backups."
         steps = (
             lambda: self.maker(acting).record.failed(made.key, text) if made else None,
             lambda: page("the database was not backed up", help_, key=f"{acting.source}/backup"),
@@ -208,4 +208,4 @@ def _say(acting: Acting, text: str, *, loud: bool = False) -> None:
     thread = RunThread(acting.settings.slack.channel, acting.dag_id, acting.run_id)
     thread.say("root", escape(text) + (f" ({escape(reason)})" if reason else ""), root=True)
     if loud:  # its place in the history is how the run's own alarm knows that somebody was told
-        thread.say("final", f"{link(run_url(acting), 'Run')} · what to do: docs/recovery.md, Backups")
+        thread.say("final", f"{link(acting.run_url, 'Run')} · what to do: docs/recovery.md, Backups")

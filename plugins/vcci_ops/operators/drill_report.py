@@ -12,12 +12,10 @@ from vcci_ops.domain.drill import Assertion
 from vcci_ops.domain.drill_report import DrillReport, render, slack_final, slack_root, words
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, OpsError
 from vcci_ops.hooks.drill_record import CONTROL, SCRATCH
-from vcci_ops.links import report_path
 from vcci_ops.operators.acting import FAILURE, Acting, failing_clearly, pulled
 from vcci_ops.operators.drill import CHOSEN, DrillOperator, request_of
 from vcci_ops.operators.drill_verify import PARTS
 from vcci_ops.operators.release_end import task_states
-from vcci_ops.operators.report import airflow_url
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -178,7 +176,7 @@ class DrillReportOperator(DrillOperator):
         from vcci_ops.hooks.thread import RunThread
 
         thread = RunThread(acting.settings.slack.channel, acting.dag_id, acting.run_id)
-        url = airflow_url(acting.settings) + report_path(acting.dag_id, acting.run_id)
+        url = acting.report_url
         thread.say("root", slack_root(report, url), root=True)
         # Its place in the history is how the run's own alarm knows that somebody was told.
         thread.say("final", slack_final(report, url))

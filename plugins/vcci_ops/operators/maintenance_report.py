@@ -11,10 +11,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from vcci_ops.domain.maintenance_plan import MaintenancePlan
 from vcci_ops.domain.maintenance_report import MaintenanceReport, Row, render, slack_text
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, OpsError
-from vcci_ops.links import report_path
 from vcci_ops.operators.acting import FAILURE, Acting, failing_clearly, pulled
 from vcci_ops.operators.maintenance import DECIDED, PLAN, SEEN, MaintenanceOperator, actions_of, seen
-from vcci_ops.operators.report import airflow_url
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -94,7 +92,7 @@ class MaintenanceReportOperator(MaintenanceOperator):
             "the history": lambda: History().record(report, {}),
         }
         if not report.quiet:
-            url = airflow_url(acting.settings) + report_path(acting.dag_id, acting.run_id)
+            url = acting.report_url
             thread = RunThread(self.channel, acting.dag_id, acting.run_id)
             parts["Slack"] = lambda: thread.say("final", slack_text(report, url), root=True)
         failures = []

@@ -12,10 +12,8 @@ from vcci_ops.domain.charts import line_chart
 from vcci_ops.domain.release_outcome import Ending, Facts
 from vcci_ops.domain.release_report import ReleaseReport, render
 from vcci_ops.domain.watch import Sample, Verdict, worst_baseline
-from vcci_ops.links import report_path
 from vcci_ops.operators.acting import FAILURE, Acting, pulled
 from vcci_ops.operators.release_plan import PLAN, REQUEST, in_order
-from vcci_ops.operators.report import airflow_url
 from vcci_ops.settings_watch import WatchMetric
 
 if TYPE_CHECKING:
@@ -113,13 +111,12 @@ class Evidence:
     @property
     def report_url(self) -> str:
         """Where people read the page."""
-        return airflow_url(self.acting.settings) + report_path(self.acting.dag_id, self.acting.run_id)
+        return self.acting.report_url
 
     @property
     def run_url(self) -> str:
         """Where people see the run."""
-        base = airflow_url(self.acting.settings)
-        return f"{base}/dags/{self.acting.dag_id}/runs/{self.acting.run_id}"
+        return self.acting.run_url
 
     @cached_property
     def document(self) -> ReleaseReport:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -18,17 +16,12 @@ from vcci_ops.domain.checks import unknown
 from vcci_ops.domain.report import Report
 from vcci_ops.domain.results import Result
 from vcci_ops.exceptions import DeliveryFailed, InvalidInput, MeasurementError
-from vcci_ops.links import ReportLink, report_path
+from vcci_ops.links import ReportLink, report_url, run_url
 from vcci_ops.operators.base import RESULTS_KEY, CheckOperator, section_chosen
 from vcci_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-
-def airflow_url(settings: Settings) -> str:
-    """Return where people reach this Airflow, without a closing slash."""
-    return (os.environ.get("VCCI_OPS_AIRFLOW_URL") or settings.airflow_url).rstrip("/")
 
 
 class HealthReportOperator(BaseOperator):
@@ -186,9 +179,7 @@ class HealthReportOperator(BaseOperator):
 
         undelivered = tuple(f"The report did not arrive in {failure}" for failure in failures)
         report = dataclasses.replace(report, notes=(*report.notes, *undelivered))
-        base = airflow_url(self.settings)
-        run_url = f"{base}/dags/{report.dag_id}/runs/{quote(report.run_id, safe='')}"
-        report_url = base + report_path(report.dag_id, report.run_id)
+        address = report_url(self.settings, report.dag_id, report.run_id)
         block_id = marker(report.dag_id, report.run_id)
         context["ti"].xcom_push(
             key="report",
@@ -200,10 +191,10 @@ class HealthReportOperator(BaseOperator):
                 "arrived": arrived,
                 "failures": list(failures),
                 "dry_run": dry_run,
-                "url": report_url,
+                "url": address,
                 "slack": {
                     "block_id": block_id,
-                    "message": message(report, block_id, report_url, run_url),
+                    "message": message(report, block_id, address, run_url(self.settings, report.dag_id, report.run_id)),
                     "thread": thread(report, block_id),
                 },
             },

@@ -24,7 +24,7 @@ from vcci_ops.domain.tenant_deletion import DeletionRequest
 from vcci_ops.exceptions import ChangeFailed, DeliveryFailed, MeasurementError, OpsError, Refused, Unreachable
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
 from vcci_ops.operators.approval import COMMENT, PlanApprovalOperator, approved_plan
-from vcci_ops.operators.tenant_report import failures, run_url, store_report
+from vcci_ops.operators.tenant_report import failures, store_report
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -75,7 +75,7 @@ def stopping(acting: Acting, deletion: Deletion) -> Iterator[None]:
         from vcci_ops.hooks.pager import page
 
         stopped = record(acting).stop(deletion.id, str(error))
-        subject, words = text.page(deletion.slug, str(error), run_url(acting), begun=stopped.begun)
+        subject, words = text.page(deletion.slug, str(error), acting.run_url, begun=stopped.begun)
         try:
             page(subject, words, key=f"{acting.source}/{deletion.tenant_id}/stopped")
         except (DeliveryFailed, MeasurementError) as unsaid:
@@ -107,7 +107,7 @@ class DeletionPlanOperator(BaseOperator):
             raise DownstreamTasksSkipped(  # type: ignore[no-untyped-call]
                 tasks=sorted(context["task"].downstream_task_ids)
             )
-        tell(acting, "root", text.headline("waiting", plan, url=run_url(acting)), root=True)
+        tell(acting, "root", text.headline("waiting", plan, url=acting.run_url), root=True)
         return plan
 
     def _plan(self, acting: Acting, request: DeletionRequest) -> dict[str, Any]:
@@ -275,7 +275,7 @@ class SuspendForDeletionOperator(DeletionOperator):
     def act(self, context: Context, acting: Acting, deletion: Deletion) -> str:
         """Suspend it, and say what the approver did not read."""
         self.log.info("%s: %s", deletion.slug, belongings(acting).suspend(deletion))
-        tell(acting, "root", text.headline("exporting", deletion.plan, url=run_url(acting)), root=True)
+        tell(acting, "root", text.headline("exporting", deletion.plan, url=acting.run_url), root=True)
         summary = f"tenant {deletion.slug} suspended, to be deleted: {deletion.reason}"
         acting.journal.changed("tenant-delete", acting.requested_by, summary, {"deletion": deletion.id})
         return "suspended"
@@ -374,7 +374,7 @@ class DeletionReportOperator(BaseOperator):
             runbook="Tenant offboarding",
             details=tuple(domain.plan_details(plan)),
         )
-        headline = text.headline(standing.state, plan, note=standing.words, url=run_url(acting))
+        headline = text.headline(standing.state, plan, note=standing.words, url=acting.run_url)
         return store_report(context, acting, "Deletion of a tenant", [result], headline)
 
 

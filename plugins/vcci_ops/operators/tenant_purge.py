@@ -18,9 +18,8 @@ from vcci_ops.domain import tenant_deletion_text as text
 from vcci_ops.domain.results import Result, Status
 from vcci_ops.domain.tenant_request import slug as required_slug
 from vcci_ops.exceptions import ChangeFailed, NoData, Refused
-from vcci_ops.links import report_path
+from vcci_ops.links import airflow_url, report_path
 from vcci_ops.operators.acting import Acting, failing_clearly, pulled
-from vcci_ops.operators.report import airflow_url
 from vcci_ops.operators.tenant_delete import belongings, record, require_lock, stopping
 from vcci_ops.operators.tenant_report import failures, store_report
 from vcci_ops.settings import load_settings

@@ -6,25 +6,17 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from vcci_ops.domain.mrkdwn import link
 from vcci_ops.domain.report import Report
 from vcci_ops.domain.results import Result
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError
-from vcci_ops.links import report_path
 from vcci_ops.operators.acting import FAILURE, Acting, pulled
-from vcci_ops.operators.report import airflow_url
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 log = logging.getLogger("airflow.task")
-
-
-def run_url(acting: Acting) -> str:
-    """Return where people see the run."""
-    return f"{airflow_url(acting.settings)}/dags/{acting.dag_id}/runs/{quote(acting.run_id, safe='')}"
 
 
 def failures(context: Context) -> str:
@@ -93,4 +85,4 @@ def _slack(acting: Acting, headline: str) -> None:
     thread = RunThread(acting.settings.slack.channel, acting.dag_id, acting.run_id)
     thread.say("root", headline, root=True)
     # Its place in the history is how the run's own alarm knows that somebody was told.
-    thread.say("final", link(airflow_url(acting.settings) + report_path(acting.dag_id, acting.run_id), "Report"))
+    thread.say("final", link(acting.report_url, "Report"))
