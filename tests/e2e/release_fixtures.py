@@ -195,6 +195,12 @@ class Released:
         with psycopg.connect(self._history_dsn(), autocommit=True) as connection:
             connection.execute(statement)
 
+    def until_calm(self) -> None:
+        """Wait until Prometheus's windows hold nothing of a spike that is over."""
+        failed = 'sum(increase(http_requests_total{job="backend-api",status=~"5.."}[60s]))'
+        share = f'{failed} / sum(increase(http_requests_total{{job="backend-api"}}[60s])) < 0.01'
+        wait_until("few errors within the last minute", lambda: bool(query(self.sandbox, share)), seconds=90, every=1)
+
     def version_of_endpoint(self) -> str:
         url = f"http://127.0.0.1:{self.sandbox.port('api')}/health/ready"
         return str(requests.get(url, timeout=10).json().get("version"))
