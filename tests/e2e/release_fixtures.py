@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import requests
@@ -111,9 +112,10 @@ class Run:
         """The Slack messages of the run's thread, the first one first."""
         page = requests.get(f"http://127.0.0.1:{self.released.sandbox.port('inbox')}/api/slack", timeout=10).json()
         messages = page["messages"] if isinstance(page, dict) else page
-        roots = [m for m in messages if self.run_id in json.dumps(m) or self.run_id in _text(m)]
-        ours = {m.get("thread_ts") or m["ts"] for m in roots}
-        return sorted((m for m in messages if (m.get("thread_ts") or m["ts"]) in ours), key=lambda m: m["ts"])
+        ours = quote(self.run_id, safe="")
+        roots = [m for m in messages if self.run_id in _text(m) or ours in _text(m)]
+        threads = {m.get("thread_ts") or m["ts"] for m in roots}
+        return sorted((m for m in messages if (m.get("thread_ts") or m["ts"]) in threads), key=lambda m: m["ts"])
 
 
 def _text(message: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 
 import pytest
 
@@ -35,7 +36,8 @@ def test_scaled_up_until_an_end_time_and_put_back(released: Released) -> None:
     assert run.ended() == "success", run.tasks
     assert replicas(released, "frontend") == before
     said = "\n".join(str(message.get("text")) for message in run.thread())
-    assert f"frontend: {before}" in said
+    assert "*Put back*" in said
+    assert re.search(rf"frontend +{before} +{before + 1} +{before + 1} ", said), said
     assert [kind for (kind,) in released.history("SELECT kind FROM change_event")] == ["scale", "scale"]
 
 
