@@ -115,7 +115,7 @@ def test_it_is_written_down_told_and_done_once(places: Places) -> None:
     for _ in range(2):
         tell.execute(context)
     (said,) = [text for text in places.told() if "Break glass" in text]
-    assert f"omar took the {summary}" in said
+    assert f"omar broke a lock: {summary}" in said
     assert "Airflow says that run is: failed" in said
 
 

@@ -216,7 +216,7 @@ class BreakChangeLockOperator(_LockOperator):
             detail = {"holder": self.expected_holder, "holder_state": running, "since": state.acquired}
             acting.journal.changed("lock-broken", acting.requested_by, summary, {**detail, "reason": self.reason})
             self.lock.break_(self.expected_holder, acting.requested_by, self.reason, source=acting.source)
-        self.log.warning("%s broke the %s", acting.requested_by, summary)
+        self.log.warning("%s broke a lock: %s", acting.requested_by, summary)
         return {"summary": summary, "by": acting.requested_by, "holder_state": running}
 
     def _check_input(self) -> None:
@@ -268,7 +268,7 @@ class TellLockBrokenOperator(BaseOperator):
         with failing_clearly():
             broken = needed(context, self.break_task_id)
             text = (
-                f":warning: *Break glass*: {escape(broken['by'])} took the {escape(broken['summary'])}\n"
+                f":warning: *Break glass*: {escape(broken['by'])} broke a lock: {escape(broken['summary'])}\n"
                 f"Airflow says that run is: {escape(broken['holder_state'])}"
             )
             RunThread(self.channel, str(run.dag_id), str(run.run_id)).say("lock-broken", text, root=True)
