@@ -18,13 +18,16 @@ demo: setup  ## Sandbox + Airflow + this morning's report; ONCE=1 ends after it;
 # environment may be production.
 KUBECONFIG_FILE := $(if $(filter command line,$(origin KUBECONFIG)),$(abspath $(KUBECONFIG)))
 
-test: setup  ## All tests, those on a whole Airflow beside the others; ARGS="tests/unit -k settings" for a part
+test: setup  ## All tests, two whole Airflows beside the others; ARGS="tests/unit -k settings" for a part
 ifdef ARGS
 	@$(PY) -m pytest $(ARGS)
 else
-	@mkdir -p build; $(PY) -m pytest tests/e2e >build/e2e.log 2>&1 & e2e=$$!; trap "kill $$e2e" INT TERM; \
-	$(PY) -m pytest tests/unit tests/dags tests/integration; others=$$?; \
-	wait $$e2e; whole=$$?; cat build/e2e.log; exit $$((others || whole))
+	@mkdir -p build; \
+	$(PY) -m pytest tests/e2e/test_release*.py >build/releases.log 2>&1 & releases=$$!; \
+	$(PY) -m pytest tests/e2e --ignore-glob='*/test_release*' >build/e2e.log 2>&1 & e2e=$$!; \
+	trap "kill $$releases $$e2e" INT TERM; \
+	$(PY) -m pytest tests/unit tests/dags tests/integration; failed=$$?; \
+	wait $$releases || failed=1; wait $$e2e || failed=1; cat build/releases.log build/e2e.log; exit $$failed
 endif
 
 lint: setup  ## ruff, shellcheck, hadolint
