@@ -48,12 +48,9 @@ from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from vcci_ops.notifications.silence import SilentRunNotifier
-from vcci_ops.operators.access_review import (
-    AccessReportOperator,
-    DeactivateUsersOperator,
-    GatherAccessOperator,
-    ReviewAccessOperator,
-)
+from vcci_ops.operators.access_act import DeactivateUsersOperator
+from vcci_ops.operators.access_report import AccessReportOperator
+from vcci_ops.operators.access_review import GatherAccessOperator, ReviewAccessOperator
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 from vcci_ops.settings import load_settings
 from vcci_ops.tags import ACCESS, CHANGES_PRODUCTION, MONTHLY

@@ -25,13 +25,10 @@ from tests.integration.kube_fixtures import Plane
 from vcci_ops.hooks.access_record import Change, Review, Reviews
 from vcci_ops.hooks.history import History
 from vcci_ops.hooks.reports import ReportStore
+from vcci_ops.operators.access_act import DeactivateUsersOperator
+from vcci_ops.operators.access_report import AccessReportOperator
 from vcci_ops.operators.access_revert import RevertPlanOperator, RevertReportOperator, RevertUsersOperator
-from vcci_ops.operators.access_review import (
-    AccessReportOperator,
-    DeactivateUsersOperator,
-    GatherAccessOperator,
-    ReviewAccessOperator,
-)
+from vcci_ops.operators.access_review import GatherAccessOperator, ReviewAccessOperator
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 from vcci_ops.settings import load_settings
 

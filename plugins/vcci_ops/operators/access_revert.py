@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 from vcci_ops.domain.access import LEFT, Line, line_numbers
 from vcci_ops.exceptions import ChangeFailed, InvalidInput, Refused
 from vcci_ops.hooks.access_record import Change, Review
-from vcci_ops.operators.access_review import AccessOperator
+from vcci_ops.operators.access_base import AccessOperator
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
 
 if TYPE_CHECKING:
