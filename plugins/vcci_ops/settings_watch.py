@@ -75,7 +75,10 @@ class Watch(Model):
     failure_limit: int = Field(default=3, ge=1)
     """This many failed samples in all: the release has failed."""
     error_limit: int = Field(default=4, ge=1)
-    """This many samples in a row without data: hold and page; never passed, never rolled back."""
+    """This many samples in a row without data: hold and page; never passed, never rolled back.
+
+    This many at the end with too little traffic: inconclusive.
+    """
     metrics: tuple[WatchMetric, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

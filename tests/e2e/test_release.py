@@ -210,7 +210,7 @@ def test_somebody_elses_change_during_the_watch_ends_it_and_is_left_alone(releas
 
 
 def test_a_slow_start_is_waited_for_and_without_traffic_nothing_is_judged(released: Released) -> None:
-    run = released.deploy("v2.1.2", "release/v2.1.2", watch_minutes=1, workloads=["backend-api"])
+    run = released.deploy("v2.1.2", "release/v2.1.2", watch_minutes=2, workloads=["backend-api"])
     run.answer("Approve")
     run.until_task("watch", "deferred", seconds=150)
     assert released.images() == {**everywhere(OLD), "backend-api": "v2.1.2"}

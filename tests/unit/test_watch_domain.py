@@ -163,6 +163,9 @@ def test_a_sample_survives_json() -> None:
         ),
         pytest.param(["inconclusive"] * 3, "inconclusive", id="no traffic"),
         pytest.param(["inconclusive", "pass", "inconclusive"], "passed", id="one good sample"),
+        pytest.param(["pass"] * 5 + ["inconclusive"] * 3, "passed", id="quiet at the end"),
+        pytest.param(["pass"] * 5 + ["inconclusive"] * 4, "inconclusive", id="no traffic any more"),
+        pytest.param(["pass"] + ["inconclusive"] * 9 + ["pass"], "passed", id="traffic came back"),
         pytest.param(["error", "inconclusive"], "held", id="nothing seen at the end"),
         pytest.param(["error", "error"], "held", id="too short to reach the limit"),
         pytest.param(["fail", "fail", "inconclusive"], "inconclusive", id="some failed, none passed"),
@@ -174,6 +177,14 @@ def test_how_it_ends(verdicts: list[str], outcome: str) -> None:
     state = state_of(*verdicts)
     assert state.outcome == outcome
     assert state.reason(Outcome(outcome))
+
+
+def test_traffic_that_ends_during_the_watch_is_told_with_its_numbers() -> None:
+    state = state_of("pass", *["inconclusive"] * 4)
+    assert state.reason(Outcome.INCONCLUSIVE) == (
+        "the last 4 samples say nothing (M0 inconclusive): 1 pass, 4 inconclusive of 5 samples; "
+        "nothing is proven either way"
+    )
 
 
 def test_it_goes_on_while_samples_are_missing() -> None:
@@ -204,6 +215,7 @@ def test_nothing_unseen_ever_passes_or_fails(verdicts: list[str]) -> None:
     outcome = state_of(*verdicts).outcome
     if outcome is Outcome.PASSED:
         assert "pass" in verdicts
+        assert verdicts[-4:] != ["inconclusive"] * 4
         assert verdicts.count("fail") < 3
     if outcome is Outcome.FAILED:
         assert verdicts.count("fail") >= 3

@@ -296,9 +296,18 @@ class WatchState:
             return Outcome.HELD
         if self.missing:
             return None
-        if counts[Verdict.PASS]:
+        if counts[Verdict.PASS] and self._dwindled() < self.watch.error_limit:
             return Outcome.PASSED
         return Outcome.HELD if counts[Verdict.ERROR] else Outcome.INCONCLUSIVE
+
+    def _dwindled(self) -> int:
+        """How many samples at the end say nothing: a release that no request reaches any more has not passed."""
+        row = 0
+        for number in sorted(self.samples, reverse=True):
+            if self.samples[number].verdict is not Verdict.INCONCLUSIVE:
+                break
+            row += 1
+        return row
 
     def _blind_in_a_row(self) -> int:
         longest = row = 0
@@ -318,8 +327,15 @@ class WatchState:
             row = f"{self._blind_in_a_row()} samples in a row without data (limit {self.watch.error_limit})"
             return f"{row}: {_worst_of(blind, Verdict.ERROR)}"
         if outcome is Outcome.INCONCLUSIVE:
-            return f"not one sample passed: {words}; nothing is proven either way"
+            return f"{self._unproven()}: {words}; nothing is proven either way"
         return words
+
+    def _unproven(self) -> str:
+        row = self._dwindled()
+        if not self.counts[Verdict.PASS]:
+            return "not one sample passed"
+        last = [self.samples[number] for number in sorted(self.samples)[-row:]]
+        return f"the last {row} samples say nothing ({_worst_of(last, Verdict.INCONCLUSIVE)})"
 
     def _counted(self) -> str:
         told = ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items() if count)
