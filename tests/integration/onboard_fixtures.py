@@ -27,6 +27,7 @@ from sandbox.services.prometheus import Prometheus
 from sandbox.state import ROOT
 from tests.integration.kube_fixtures import Plane, rbac
 from vcci_ops.hooks.history import History
+from vcci_ops.hooks.reports import report_key
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 
 
@@ -60,9 +61,10 @@ class Platform:
             wait_until(service.name, lambda s=service: s.ready(self.sandbox), seconds=60)
         self.history.prepare(self.sandbox)
         self._fill()
-        s3.client(self.sandbox).create_bucket(
-            Bucket=s3.DOCUMENTS, CreateBucketConfiguration={"LocationConstraint": s3.REGION}
-        )
+        for bucket in (s3.DOCUMENTS, "vcci-reports"):
+            s3.client(self.sandbox).create_bucket(
+                Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": s3.REGION}
+            )
         self.plane = Plane("played", kubeconfig(self.sandbox), self.sandbox.folder, NAMESPACE)
         self.plane.apply(*rbac(NAMESPACE, changes=True))
         # An image that no registry has runs where its container says: in the platform's tree.
@@ -116,6 +118,13 @@ class Platform:
         """Return all that Slack, or the mail server, has got."""
         got = requests.get(f"http://127.0.0.1:{self.sandbox.port('inbox')}/api/{kind}", timeout=5).json()
         return json.dumps(got, ensure_ascii=False)
+
+    def page(self, run: Run) -> str:
+        """Return the page that a run has left in the report bucket, and its document."""
+        where = report_key("reports/", "sandbox", run.dag_id, run.run_id)
+        store = s3.client(self.sandbox)
+        found = [store.get_object(Bucket="vcci-reports", Key=f"{where}report.{kind}") for kind in ("html", "json")]
+        return "".join(answer["Body"].read().decode() for answer in found)
 
     def mails(self, to: str) -> list[dict[str, Any]]:
         """Return the mails to an address."""

@@ -178,9 +178,10 @@ def test_a_tenant_is_onboarded_and_nobody_reads_who_its_administrator_is(
     assert f"*ACME &lt;Corp&gt; &amp; Söhne* (`{slug}`, enterprise) is onboarded" in slack
     # The Job whose arguments name the administrator is gone; the others are kept.
     jobs = platform.plane.kubectl("get", "jobs", "-n", NAMESPACE, "-o", "yaml")
-    logged = capsys.readouterr().out
+    logged, page = capsys.readouterr().out, platform.page(run)
     assert "Job vcci-tenant-admin-" in logged
-    for place in (jobs, logged, slack, json.dumps([*run.xcom.values()]), history_text()):
+    assert "Onboarding of ACME &lt;Corp&gt; &amp; Söhne" in page
+    for place in (jobs, logged, slack, page, json.dumps([*run.xcom.values()]), history_text()):
         for secret in (email, MAIL, PERSON, "Sandström"):
             assert secret not in place
             assert json.dumps(secret)[1:-1] not in place
@@ -205,6 +206,26 @@ def test_a_run_that_dies_between_any_two_steps_is_gone_on_with_by_the_next(platf
     assert len(people(platform, asked["slug"])) == 1
     assert len(platform.mails(asked["admin_email"])) == 1
     assert state(platform, asked["slug"]) == "done"
+
+
+def test_a_slug_whose_deletion_has_not_come_to_its_end_is_not_given_anew(platform: Platform) -> None:
+    run, deletions, gone = Onboarding(form()), Deletions("sandbox"), str(uuid.uuid4())
+    plan = {
+        "tenant": {"id": gone, "slug": run.params["slug"], "name": "Gone"},
+        **{"reason": "end of contract", "legal_basis": "end of contract", "requested_by": "bo"},
+    }
+    now = dt.datetime.now(dt.UTC)
+    deletions.begin("tenant_delete/half", plan, "abc", {"by": ["ada", "eve"], "at": now.isoformat()})
+    deletions.await_end_of_grace("tenant_delete/half", {}, now)
+    deletions.take("tenant_delete/half", now)
+    deletions.mark_begun("tenant_delete/half", {})
+    deletions.stop("tenant_delete/half", "documents are left")
+    with pytest.raises(AirflowFailException, match=r"slug: the deletion of .* \(stopped\).* has not come to its end"):
+        run.plan()
+    assert tenant(platform, run.params["slug"]) == []
+    for go_on in (lambda id_: deletions.take(id_, now), deletions.prove, lambda id_: deletions.finish(id_, {})):
+        go_on("tenant_delete/half")
+    run.plan()
 
 
 def test_a_killed_task_finds_what_it_did(platform: Platform) -> None:
@@ -599,6 +620,7 @@ def test_until_its_time_and_not_longer(platform: Platform, customer: str) -> Non
     assert run.end() == {"outcome": "reactivated", "why": ""}  # cleared
     run.end_report()
     assert f"{customer}: reactivated at the end time" in platform.said("slack")
+    assert "reactivated at the end time" in platform.page(run)
 
 
 def test_what_somebody_changed_meanwhile_is_left_alone_at_the_end_time(platform: Platform, customer: str) -> None:

@@ -13,7 +13,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from vcci_ops.domain.jobs import JobRequest, JobResult
 from vcci_ops.domain.signatures import redact
@@ -32,15 +32,19 @@ from vcci_ops.domain.tenant_onboarding import (
 from vcci_ops.domain.tenant_request import MAIL_LENGTH, OnboardRequest, hide
 from vcci_ops.exceptions import ChangeFailed, InvalidInput, MeasurementError, Refused
 from vcci_ops.hooks.tenant_history import DONE, FAILED, Onboarding, Onboardings
+from vcci_ops.hooks.tenants import OPEN, Deletions
 from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
 from vcci_ops.operators.jobs import PlatformJobOperator
 from vcci_ops.operators.tenant_base import TenantOperator
+from vcci_ops.operators.tenant_report import item_results, store_report
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 BEGUN, VERIFIED, MONITORED, UNDOING = "onboard", "onboard.verified", "onboard.monitored", "onboard.undo"
 """Steps of the journal."""
+_MEANING = "Row, administrator, configuration, welcome mail and monitoring are as the form asked for."
+_ACTION = "Read the log of the task that failed, then run it again with the same form: it goes on where it was."
 _SLACK = 300.0
 """Seconds after which Airflow itself ends a wait that the triggerer should have ended."""
 
@@ -69,6 +73,9 @@ class OnboardOperator(TenantOperator):
 
         :raises Refused: names the tenant that has one of them, or one that looks like it.
         """
+        deletion = Deletions(acting.settings.environment).latest(request.slug)
+        if deletion and deletion.state in OPEN:
+            raise Refused(f"slug: {deletion} has not come to its end; nothing was changed")
         begun = Onboardings(acting.settings.environment).find(request.slug)
         mine = self.tenants.by_id(begun.tenant_id) if begun else None
         if begun and mine and begun.request_hash != request.digest:
@@ -329,11 +336,13 @@ def complete(acting: Acting) -> bool:
 
 
 class OnboardReportOperator(OnboardOperator):
-    """Say how it ended, in log, Slack thread and history; end failed when the tenant is not onboarded.
+    """Say how it ended, on the run's page, in log, Slack thread and history; end failed when it is not onboarded.
 
     With ``trigger_rule="all_done"``: it runs whatever happened, and its end is the run's.
 
     :param plan_task_id: task that planned.
+    :raises AirflowFailException: when the tenant is not onboarded, with all that is missing.
+    :raises AirflowException: when that did not arrive somewhere.
     """
 
     def __init__(self, *, plan_task_id: str = "plan", **kwargs: Any) -> None:
@@ -353,9 +362,11 @@ class OnboardReportOperator(OnboardOperator):
             state = FAILED if wrong else DONE
             detail = {"items": {item.what: item.said for item in found}}
             Onboardings(acting.settings.environment).end(request.slug, acting.source, state, detail)
-            self._tell(acting, request, found)
+            undelivered = self._tell(context, acting, request, found)
             if wrong:
                 raise ChangeFailed(f"the tenant {request.slug} is not onboarded: {'; '.join(wrong)}")
+        if undelivered:
+            raise AirflowException(f"{request.slug} is onboarded, but not everybody was told: {'; '.join(undelivered)}")
         return [[item.what, item.said] for item in found]
 
     def _nothing_begun(self, acting: Acting, context: Context) -> list[list[str]]:
@@ -368,18 +379,20 @@ class OnboardReportOperator(OnboardOperator):
         said = "Prometheus has its series" if seen else "Prometheus was not seen to know it"
         return [*self.standing(request, tenant_id), Item("monitoring", seen, said)]
 
-    def _tell(self, acting: Acting, request: OnboardRequest, found: list[Item]) -> None:
+    def _tell(self, context: Context, acting: Acting, request: OnboardRequest, found: list[Item]) -> list[str]:
+        """Leave the page, post; return what did not arrive."""
         from vcci_ops.domain.mrkdwn import escape
-        from vcci_ops.hooks.thread import RunThread
 
         good = all(item.ok for item in found)
         verdict, sign = ("is onboarded", ":large_green_circle:") if good else ("is NOT onboarded", ":red_circle:")
-        thread = RunThread(acting.settings.slack.channel, acting.dag_id, acting.run_id)
-        thread.say("onboard", _headline(request, acting, verdict, sign), root=True)
         lines = [f"{':white_check_mark:' if item.ok else ':red_circle:'} {escape(item)}" for item in found]
-        thread.say("done", "\n".join(lines))
+        tell(acting, "done", "\n".join(lines))
         for item in found:
             self.log.info("%s %s", "ok  " if item.ok else "BAD ", item)
+        results = item_results("tenants.onboarding", request.slug, found, meaning=_MEANING, action=_ACTION)
+        headline = _headline(request, acting, verdict, sign)
+        title = f"Onboarding of {request.name}"
+        return store_report(context, acting, title, results, headline, private=("admin_email", "admin_name"))
 
 
 def _headline(request: OnboardRequest, acting: Acting, verdict: str, sign: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from vcci_ops.domain.mrkdwn import link
 from vcci_ops.domain.report import Report
-from vcci_ops.domain.results import Result
+from vcci_ops.domain.results import Result, Status
+from vcci_ops.domain.tenant_onboarding import Item
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError
 from vcci_ops.operators.acting import FAILURE, Acting, pulled
 
@@ -28,14 +29,44 @@ def failures(context: Context) -> str:
     return "; ".join(said)
 
 
-def store_report(context: Context, acting: Acting, title: str, results: Sequence[Result], headline: str) -> list[str]:
+def item_results(check: str, slug: str, items: Iterable[Item], *, meaning: str, action: str) -> list[Result]:
+    """Return what was asked for, each thing as a result of its own.
+
+    :param check: such as ``tenants.onboarding``.
+    :param meaning: of all of them; :param action: for what is not as it was asked for.
+    """
+    return [
+        Result(
+            check=check,
+            subject=f"{slug}: {item.what}",
+            status=Status.OK if item.ok else Status.CRITICAL,
+            summary=item.said,
+            title=item.what[:1].upper() + item.what[1:],
+            section="Tenants",
+            meaning=meaning,
+            action="Nothing." if item.ok else action,
+        )
+        for item in items
+    ]
+
+
+def store_report(
+    context: Context,
+    acting: Acting,
+    title: str,
+    results: Sequence[Result],
+    headline: str,
+    *,
+    private: Collection[str] = (),
+) -> list[str]:
     """Store, record and post; each is tried whatever the others did. Return what did not arrive, in words.
 
     Done again, each replaces what it wrote.
 
     :param headline: mrkdwn; the first message of the run's thread.
+    :param private: names of the parameters that are personal data, and so stand nowhere in the report.
     """
-    report = _report(context, acting, title, results)
+    report = _report(context, acting, title, results, private)
     steps: tuple[tuple[str, Callable[[], None]], ...] = (
         ("the report bucket", lambda: _page(report, acting)),
         ("the history", lambda: _history(report)),
@@ -51,7 +82,9 @@ def store_report(context: Context, acting: Acting, title: str, results: Sequence
     return undelivered
 
 
-def _report(context: Context, acting: Acting, title: str, results: Sequence[Result]) -> Report:
+def _report(
+    context: Context, acting: Acting, title: str, results: Sequence[Result], private: Collection[str]
+) -> Report:
     now = dt.datetime.now(dt.UTC)
     return Report(
         title=title,
@@ -60,7 +93,7 @@ def _report(context: Context, acting: Acting, title: str, results: Sequence[Resu
         run_id=acting.run_id,
         started_at=getattr(context["dag_run"], "start_date", None) or now,
         finished_at=now,
-        parameters=acting.params,
+        parameters={name: value for name, value in acting.params.items() if name not in private},
         results=tuple(results),
     )
 

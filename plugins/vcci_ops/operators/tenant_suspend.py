@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from vcci_ops.domain.tenant_onboarding import Item, TenantRow
 from vcci_ops.domain.tenant_request import REACTIVATE, SUSPEND, SuspendRequest
@@ -22,8 +22,9 @@ from vcci_ops.exceptions import ChangeFailed, DeliveryFailed, NoData, Refused
 from vcci_ops.hooks.tenant_history import Suspension, Suspensions
 from vcci_ops.hooks.tenant_mail import Notices, Uncertain, notices
 from vcci_ops.hooks.tenants import Deletion, Deletions
-from vcci_ops.operators.acting import Acting, failing_clearly, pulled
+from vcci_ops.operators.acting import Acting, failing_clearly, pulled, tell
 from vcci_ops.operators.tenant_base import TenantOperator
+from vcci_ops.operators.tenant_report import item_results, store_report
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -36,6 +37,8 @@ ACTED, ENDING = "suspend", "suspend.ending"
 ACTIVE, SUSPENDED = "active", "suspended"
 ENDED, LEFT_ALONE, ENDED_BEFORE = "reactivated", "left alone", "ended before"
 AT_ITS_TIME = "its end time"
+_MEANING = "The tenant is as the form asked for, and nothing of the customer's is touched."
+_ACTION = "Read the log of the task that failed, and clear it: each finds what it has done."
 
 
 def acted(acting: Acting) -> dict[str, Any] | None:
@@ -306,7 +309,7 @@ class TellOwnersOperator(SuspendOperator):
 
 
 class SuspendReportOperator(SuspendOperator):
-    """Say how it stands, in log and Slack thread; end failed when it is not as asked.
+    """Say how it stands, on the run's page, in log and Slack thread; end failed when it is not as asked.
 
     With ``trigger_rule="all_done"``: it runs whatever happened, and its end is the run's.
 
@@ -332,11 +335,13 @@ class SuspendReportOperator(SuspendOperator):
             found = [*standing(self, acting, noted), *self._mails(request, context)]
             cancelled = (pulled(context, self.apply_task_id) or {}).get("cancelled") or ""
             lines = report_lines(noted, request, found, acting.requested_by, cancelled)
-            _say(acting, "done", lines, root=True)
+            undelivered = _leave(context, acting, noted, found, lines)
             for item in found:
                 self.log.info("%s %s", "ok  " if item.ok else "BAD ", item)
             if wrong := [str(item) for item in found if not item.ok]:
                 raise ChangeFailed(f"{noted['slug']} is not as it shall be: {'; '.join(wrong)}")
+        if undelivered:
+            raise AirflowException(f"as asked, but not everybody was told: {'; '.join(undelivered)}")
         return [[item.what, item.said] for item in found]
 
     def _nothing_done(self, acting: Acting, context: Context) -> list[list[str]]:
@@ -355,10 +360,12 @@ class SuspendReportOperator(SuspendOperator):
         return [Item("owner", bool(told["told"] or told["unsure"]), f"{told['told']} administrators told{unsure}")]
 
 
-def _say(acting: Acting, key: str, lines: list[str], *, root: bool = False) -> None:
-    from vcci_ops.hooks.thread import RunThread
-
-    RunThread(acting.settings.slack.channel, acting.dag_id, acting.run_id).say(key, "\n".join(lines), root=root)
+def _leave(
+    context: Context, acting: Acting, noted: Mapping[str, Any], found: list[Item], lines: list[str]
+) -> list[str]:
+    """Leave the page, post; return what did not arrive."""
+    results = item_results("tenants.suspension", noted["slug"], found, meaning=_MEANING, action=_ACTION)
+    return store_report(context, acting, f"Suspension of {noted['name']}", results, "\n".join(lines))
 
 
 # The end time -----------------------------------------------------------------------------------------
@@ -447,17 +454,25 @@ class SuspendEndReportOperator(SuspendOperator):
 
     def execute(self, context: Context) -> dict[str, str]:
         """Tell, and judge."""
-        from vcci_ops.domain.mrkdwn import escape
-
         with failing_clearly():
             acting = Acting.of(context)
             made = Suspensions(acting.settings.environment).of_run(acting.source)
             if made is None or made.until is None:
                 raise AirflowSkipException("there is no end time")
             found = pulled(context, self.outcome_task_id) or {"outcome": LEFT_ALONE, "why": "see the tasks before this"}
-            said = f"{made.slug}: {found['outcome']} at the end time" + (f" ({found['why']})" if found["why"] else "")
-            sign = ":red_circle:" if found["outcome"] == LEFT_ALONE else ":white_check_mark:"
-            _say(acting, "end", [f"{sign} {escape(said)}"])
-            if found["outcome"] == LEFT_ALONE:
-                raise ChangeFailed(f"{said}. Decide whether it is right as it is")
+            said = f"{found['outcome']} at the end time" + (f" ({found['why']})" if found["why"] else "")
+            item = Item("end", found["outcome"] != LEFT_ALONE, said)
+            undelivered = self._tell(context, acting, made, item)
+            if not item.ok:
+                raise ChangeFailed(f"{made.slug}: {said}. Decide whether it is right as it is")
+        if undelivered:
+            raise AirflowException(f"{said}, but not everybody was told: {'; '.join(undelivered)}")
         return dict(found)
+
+    def _tell(self, context: Context, acting: Acting, made: Suspension, item: Item) -> list[str]:
+        """Say it under what was said in the beginning, and leave the page anew."""
+        from vcci_ops.domain.mrkdwn import escape
+
+        line = f"{':white_check_mark:' if item.ok else ':red_circle:'} {escape(f'{made.slug}: {item.said}')}"
+        tell(acting, "end", line)
+        return _leave(context, acting, _needed(acting), [item], [line])
