@@ -34,8 +34,9 @@ reviewer.
 **Killed or red?** Any task may be cleared: it finds what it has done. *review* asks again, with the time it has anew.
 
 **Triage.** *report* red and *unknown* on the page: the part it names could not be looked at; run it again when it
-can. *review* red: rejected, or nobody answered within `approve_within`. *lock*: another change is under way for a
-day. *deactivate* red: clear it; tenants that are done stay done.
+can. *review* red: rejected, nobody answered within `approve_within`, or the list was made anew while it was read
+(clear *review*). *lock*: another change is under way for a day. *deactivate* red: clear it; tenants that are done stay
+done.
 
 **Owner.** The on-call of the settings.
 """

@@ -136,9 +136,10 @@ class DatabaseRole(Model):
 
     purpose: str
     """What it is for, in words."""
-    kind: Literal["administrator", "owner", "writer", "reader"]
+    kind: Literal["administrator", "owner", "writer", "copier", "reader"]
     """What it may be at most: ``administrator`` anything; ``owner`` owns tables; ``writer`` has been granted to write,
-    and owns nothing; ``reader`` writes nothing. Whatever a role can do beyond its kind is a finding."""
+    and owns nothing; ``copier`` reads every table, as backups must, and writes nothing; ``reader`` reads what it was
+    granted. Whatever a role can do beyond its kind is a finding."""
 
 
 class AccessReview(Model):

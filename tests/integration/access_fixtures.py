@@ -218,7 +218,8 @@ class Run:
         return ReviewAccessOperator(task_id="review", own_approval=own, within=600, channel="#vcci-ops")
 
     def ask(self) -> dict[str, Any]:
-        """Put the question; return what the form shows."""
+        """Put the question, as a task that was cleared does; return what the form shows."""
+        self.questions.pop(f"{self.run_id}/review", None)
         operator = self._asking(False)
         with pytest.raises(TaskAwaitingInput) as waiting:
             operator.execute(self.context(operator))

@@ -255,6 +255,7 @@ KNOWN = {
     "app": DatabaseRole(purpose="the platform", kind="owner"),
     "eraser": DatabaseRole(purpose="deletions", kind="writer"),
     "checks": DatabaseRole(purpose="checks", kind="reader"),
+    "dumps": DatabaseRole(purpose="backups", kind="copier"),
 }
 OWNED = access_roles.Right("app", "owns", 7, ("public.a", "public.b"))
 
@@ -265,6 +266,7 @@ def judged(*roles: access_roles.Role, rights: tuple[access_roles.Right, ...] = (
 
 def test_roles_that_are_what_the_settings_say_are_for_information() -> None:
     roles = (role("postgres", superuser=True, replication=True), role("app"), role("eraser"), role("checks"))
+    roles = (*roles, role("dumps", member_of=("pg_read_all_data",)))
     rights = (OWNED, access_roles.Right("eraser", "writes", 2, ("public.a", "public.b")))
     found = judged(*roles, role("group", login=False), rights=rights)
     assert set(found) == set(KNOWN), "a group that can do nothing is no line"
@@ -281,6 +283,8 @@ def test_roles_that_are_what_the_settings_say_are_for_information() -> None:
         (role("checks", member_of=("pg_execute_server_program",)), Status.CRITICAL, "runs programs on the server"),
         (role("checks", member_of=("pg_write_all_data",)), Status.CRITICAL, "writes every table"),
         (role("checks", member_of=("pg_read_all_data",)), Status.WARNING, "reads every table"),
+        (role("dumps", member_of=("pg_write_all_data",)), Status.CRITICAL, "writes every table"),
+        (role("dumps", member_of=("app",)), Status.WARNING, "owns public.a, public.b and 5 more (through app)"),
         (role("checks", create_database=True), Status.WARNING, "creates databases"),
         (role("checks", member_of=("postgres",)), Status.CRITICAL, "a member of postgres, a superuser"),
         (role("checks", member_of=("app",)), Status.WARNING, "owns public.a, public.b and 5 more (through app)"),

@@ -27,7 +27,9 @@ POWERFUL = {
 }
 """Predefined roles that no kind but an administrator's needs, and what each can do.
 https://www.postgresql.org/docs/current/predefined-roles.html"""
-GRAVE = frozenset(POWERFUL) - {"pg_read_all_data", "pg_maintain", "pg_signal_backend", "pg_monitor"}
+COPIES = "pg_read_all_data"
+"""What a copier needs beside."""
+GRAVE = frozenset(POWERFUL) - {COPIES, "pg_maintain", "pg_signal_backend", "pg_monitor"}
 
 
 class Role(NamedTuple):
@@ -90,7 +92,9 @@ def _excess(
     grave = [words for words, so in ranks.items() if so]
     grave += [f"is a member of {name}, a superuser" for name in role.member_of if _superuser(every, name)]
     grave += [f"{POWERFUL[name]} ({name})" for name in role.member_of if name in GRAVE]
-    lesser = [f"{POWERFUL[name]} ({name})" for name in role.member_of if name in POWERFUL and name not in GRAVE]
+    needed = {COPIES} if kind == "copier" else set()
+    more = [name for name in role.member_of if name in POWERFUL.keys() - GRAVE - needed]
+    lesser = [f"{POWERFUL[name]} ({name})" for name in more]
     lesser += ["creates databases"] if role.create_database else []
     for right in rights:
         if right.role in {role.name, *role.member_of} and _beyond(kind, right.what):

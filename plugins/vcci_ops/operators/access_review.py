@@ -95,14 +95,15 @@ class ReviewAccessOperator(QuestionOperator):
 
     An answer that does not count leaves the question open until the same deadline, and the log and Slack say why: wrong
     line numbers, an exception without a reason, the answer of who began the review by hand (settings), or of somebody
-    whom the list wants to deactivate. Anybody's rejection counts. Without an approved deactivation the tasks directly
+    whom the list wants to deactivate. A list that was made anew meanwhile ends the task: cleared, it shows the new one.
+    Anybody's rejection counts. Without an approved deactivation the tasks directly
     after this one are skipped.
 
     XCom ``approval``: ``{"option", "excepted", "comment", "by", "at", "items_hash"}``.
 
     :param own_approval: whether who began the review by hand may be its reviewer.
     :param within: seconds; nobody answered by then: unfinished.
-    :raises AirflowFailException: when the list is rejected, or nobody answered.
+    :raises AirflowFailException: when the list is rejected, was made anew, or nobody answered.
     """
 
     template_fields = ("channel",)
@@ -225,22 +226,25 @@ class ReviewAccessOperator(QuestionOperator):
         return AirflowFailException(reason)
 
     def _again(self, context: Context, acting: Acting, state: dict[str, Any], why: str) -> TaskAwaitingInput:
-        self.log.warning("%s. Asking again", why)
+        """Ask again. The form that is open stays as it was shown: Airflow takes no new text for it.
+
+        So Slack and the log say why, and a list that was made anew is shown by a new question only.
+        """
         try:
             review = Reviews(acting.settings.environment).get(acting.source)
         except MeasurementError as error:
             raise AirflowException(f"{why}; the list cannot be read to ask again: {error}") from None
-        state["items_hash"] = review.items_hash  # of the list that is shown from now on
+        if review.items_hash != state["items_hash"]:
+            raise AirflowFailException(f"{why}. The list was made anew: clear this task, and read it")
+        self.log.warning("%s. Asking again", why)
         self.tell(context, f"{self._asking(context, acting, review)}\n:warning: {escape(why)}")
-        return self._question(context, acting, review, state, why)
+        return self._question(context, acting, review, state)
 
-    def _question(
-        self, context: Context, acting: Acting, review: Review, state: dict[str, Any], why: str = ""
-    ) -> TaskAwaitingInput:
+    def _question(self, context: Context, acting: Acting, review: Review, state: dict[str, Any]) -> TaskAwaitingInput:
         report = report_of(context, acting, review, self.users_conn_id)
         self.subject = f"Review who has access to {report.environment}, list {review.items_hash[:SHORT]}"
         body = form_body(report, page_url(acting))
-        return self._ask(context, f"**Asked again:** {why}\n\n{body}" if why else body, state)
+        return self._ask(context, body, state)
 
     def _asking(self, context: Context, acting: Acting, review: Review) -> str:
         report = report_of(context, acting, review, self.users_conn_id)
