@@ -123,7 +123,6 @@ with DAG(
             maxLength=MAIL_LENGTH,
             title="Mail address of the first administrator",
             description="The invitation goes there. Shown nowhere but in this run's parameters",
-            section="First administrator",
         ),
         "admin_name": Param(
             type="string",
@@ -131,7 +130,6 @@ with DAG(
             maxLength=NAME_LENGTH,
             title="Name of the first administrator",
             description="As the platform shall write it",
-            section="First administrator",
         ),
         "emission_factors": Param(
             onboarding.emission_factors[0],
@@ -139,7 +137,6 @@ with DAG(
             enum=[*onboarding.emission_factors],
             title="Emission factors",
             description="The database that calculations take their factors from",
-            section="Configuration",
         ),
         "reporting_standard": Param(
             onboarding.reporting_standards[0],
@@ -147,13 +144,13 @@ with DAG(
             enum=[*onboarding.reporting_standards],
             title="Reporting standard",
             description="What reports are made by",
-            section="Configuration",
         ),
         "welcome_again": Param(
             False,
             type="boolean",
             title="Send the welcome mail again",
             description="Only when an earlier run says that the mail may or may not have been sent, and you have asked",
+            section="Rarely needed",
         ),
         "if_locked": Param(
             "refuse",
@@ -161,6 +158,7 @@ with DAG(
             enum=["refuse", "wait"],
             title="If another change is under way",
             description="refuse this one, or wait for the other to end",
+            section="Rarely needed",
         ),
         "dry_run": Param(True, type="boolean", title="Dry run", description="Show the plan only; change nothing"),
     },
