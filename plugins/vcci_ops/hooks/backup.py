@@ -8,6 +8,7 @@ import hashlib
 import logging
 import time
 from concurrent.futures import Future, wait
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vcci_ops.domain import backup_manifest as told
@@ -57,11 +58,11 @@ class BackupMaker:
         """How backups are called."""
         return Names(prefix=self.settings.backups.prefix, key_format=self.settings.backups.key_format)
 
-    def store(self, database: int = 0) -> BackupStore:
-        """Return the bucket; its parts fit a dump of a database of so many bytes."""
+    @cached_property
+    def store(self) -> BackupStore:
+        """The bucket of the backups."""
         backups, own = self.settings.backups, self.settings.database_backup
-        part = told.part_size(database, _PART)
-        return BackupStore(backups.bucket, own.encryption, own.kms_key, self.aws_conn_id, part)
+        return BackupStore(backups.bucket, own.encryption, own.kms_key, self.aws_conn_id, _PART)
 
     # Making -----------------------------------------------------------------------------------------
 
@@ -103,7 +104,7 @@ class BackupMaker:
 
     def _finished(self, before: Recorded) -> bool:
         """Whether a dump of an earlier try is there as a whole."""
-        return before.dumped and self.store().size(before.key) == before.bytes
+        return before.dumped and self.store.size(before.key) == before.bytes
 
     def _key(self, before: Recorded | None) -> str:
         now = dt.datetime.now(dt.UTC)
@@ -116,7 +117,7 @@ class BackupMaker:
 
         :raises Refused: when there is an object of this name that this run did not write.
         """
-        store, suffix = self.store(), self.settings.backups.manifest_suffix
+        store, suffix = self.store, self.settings.backups.manifest_suffix
         if not (before and before.key == key) and (store.size(key) is not None or store.size(key + suffix) is not None):
             raise Refused(f"s3://{store.bucket}/{key} is there already, and not by this run; it is left as it is")
         if before and before.key != key:
@@ -131,7 +132,8 @@ class BackupMaker:
 
     def _stream(self, source: Source, key: str) -> tuple[int, str, dict[str, dict[str, Any]]]:
         """Run pg_dump into an upload, and sum up the tables beside it."""
-        store, begun = self.store(source.world["bytes"]), time.monotonic()
+        store, begun = self.store, time.monotonic()
+        store.part = told.part_size(source.world["bytes"], _PART)
         arguments = _arguments(source, self.settings.database_backup)
         with Crew(_SENDERS) as senders, Crew(1) as beside:
             summing: Future[dict[str, dict[str, Any]]] | None = None
@@ -201,7 +203,7 @@ class BackupMaker:
 
     def _read(self, found: Recorded) -> int:
         """Read a dump and return how many entries its table of contents has, when it is as it should be."""
-        begun, store = time.monotonic(), self.store()
+        begun, store = time.monotonic(), self.store
         store.require(found.key, int(found.bytes or 0))
         listing = _listing(store, found)
         if missing := told.unlisted(listing, found.detail["manifest"]["tables"]):
@@ -216,7 +218,7 @@ class BackupMaker:
         digest = hashlib.sha256(text).hexdigest()
         # Recorded before it is written: whatever lies there and has another digest is not this one.
         self.record.note(found.key, {"manifest_sha256": digest})
-        self.store().put(found.key + self.settings.backups.manifest_suffix, text, "application/json")
+        self.store.put(found.key + self.settings.backups.manifest_suffix, text, "application/json")
         summary = told.summary(manifest)
         self.record.made(found.key, {"manifest_sha256": digest, "summary": summary, "entries": entries})
         log.info("Verified: %s, %s entries in its table of contents; %s", found.key, entries, summary)

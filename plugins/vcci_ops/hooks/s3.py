@@ -18,6 +18,7 @@ from vcci_ops.exceptions import Forbidden, MeasurementError, NoData, UnexpectedA
 SYSTEM = "S3"
 _LIMITS = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1})
 _NO_ANSWER = (boto.HTTPClientError, boto.ConnectionError)
+_CUT = (boto.IncompleteReadError, boto.ResponseStreamingError)
 _NOT_SATISFIABLE = 416
 """Answer to a range of an object that has no byte."""
 _NO_BUCKET, _NO_KEY = "NoSuchBucket", ("NoSuchKey", "404", "NotFound")
@@ -86,6 +87,8 @@ def translated(action: str, what: str) -> Iterator[None]:
         yield
     except boto.ClientError as error:
         raise _by_code(error, action, what) from None
+    except _CUT:
+        raise Unreachable(SYSTEM, f"it broke off in the middle of {what}") from None
     except _NO_ANSWER as error:
         raise Unreachable(SYSTEM, _in_words(error)) from None
     except (boto.NoCredentialsError, boto.PartialCredentialsError):

@@ -102,7 +102,7 @@ class BackupRetentionOperator(BackupOperator):
         with failing_clearly():
             acting = Acting.of(context)
             deletes, maker = _deletes(context, asked_retention(acting)), self.maker(acting)
-            shelf = Shelf(maker.store(), maker.record, acting.settings, acting.source)
+            shelf = Shelf(maker.store, maker.record, acting.settings, acting.source)
             rules = shelf.rules
             known = shelf.known()
             fates = retention.plan(known, rules, dt.datetime.now(dt.UTC))
