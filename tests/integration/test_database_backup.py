@@ -34,6 +34,7 @@ from vcci_ops.hooks import table_sums
 from vcci_ops.hooks.backup import BackupMaker
 from vcci_ops.hooks.backup_record import BackupRecord
 from vcci_ops.hooks.backup_source import Claimed
+from vcci_ops.hooks.backup_store import BackupStore
 from vcci_ops.hooks.history import History, upgrade
 from vcci_ops.operators.acting import FAILURE
 from vcci_ops.operators.backups import BackupCheckOperator
@@ -417,6 +418,58 @@ def dumped_when_free(backup: BackupMaker) -> Any:
     return made[0]
 
 
+PHASES = {
+    "noted, nothing dumped": (BackupMaker, "_stream"),
+    "dumped, not noted": (BackupRecord, "dumped"),
+    "read back, no manifest": (BackupStore, "put"),
+    "manifest written, not noted": (BackupRecord, "made"),
+    "one object of an old backup deleted": (BackupRecord, "deleted"),
+    "all deleted, nobody told": (BackupReportOperator, "_good"),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed_in_any_phase_and_cleared_it_comes_to_the_same_end(
+    box: Box, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping(tmp_path, monkeypatch, "{daily: 1, weekly: 0, monthly: 0}")
+    old, run = kept(box, 80), Run(run_type="scheduled")
+    child = os.fork()
+    if not child:
+        place, name = PHASES[phase]
+        setattr(place, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        try:
+            all_tasks(run)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    told = all_tasks(run)
+    (made,) = record().known().values()
+    assert (made.state, old in box.kept()) == ("made", False)
+    assert sorted(box.kept()) == [made.key, f"{made.key}.manifest.json"]
+    assert made.detail["manifest_sha256"] == hashlib.sha256(box.body(f"{made.key}.manifest.json")).hexdigest()
+    assert made.key.rpartition("/")[2] in told
+
+
+def all_tasks(run: Run) -> str:
+    """Run a DAG run's tasks, the dump again as long as the server does not know that a killed one is dead."""
+
+    def dumped() -> bool:
+        try:
+            run(BackupDumpOperator(task_id="dump"))
+        except AirflowException as error:
+            if "another process is making" not in str(error):
+                raise
+            return False
+        return True
+
+    wait_until("dumped", dumped, seconds=20)
+    run.states.clear()
+    run(BackupReadBackOperator(task_id="read_back"))
+    run(BackupRetentionOperator(task_id="retention"))
+    return str(run(BackupReportOperator(task_id="report")))
+
+
 def test_killed_before_it_was_read_back_the_dump_is_not_made_again(box: Box) -> None:
     first = maker().dump()
     assert box.kept() == [first.key]  # no manifest: no backup
@@ -583,6 +636,16 @@ def test_the_role_can_read_all_and_write_nothing(box: Box) -> None:
 # Retention --------------------------------------------------------------------------------------
 
 
+def keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: str) -> None:
+    """Keep fewer backups than the sandbox does."""
+    text = (ROOT / "include" / "settings" / "sandbox.yaml").read_text()
+    usual = "retention: {daily: 30, weekly: 8, monthly: 11}"
+    assert usual in text
+    file = tmp_path / "short.yaml"
+    file.write_text(text.replace(usual, f"retention: {rules}"))
+    monkeypatch.setenv("VCCI_OPS_SETTINGS", str(file))
+
+
 def kept(box: Box, days: float, *, manifest: bool = True) -> str:
     """Put a backup of another tool, with a manifest of version 1."""
     taken = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
@@ -611,12 +674,7 @@ def test_retention_deletes_what_a_newer_verified_backup_replaces_and_nothing_els
     # A run that was killed between the two objects of a backup.
     record().deleting(begun, dt.datetime.now(dt.UTC) - dt.timedelta(days=70), "database_backup/dead", "test")
     box.s3.delete_object(Bucket=s3.BACKUPS, Key=f"{begun}.manifest.json")
-    text = (ROOT / "include" / "settings" / "sandbox.yaml").read_text()
-    file = tmp_path / "short.yaml"
-    rules = f"retention: {{daily: 2, weekly: 0, monthly: 0, hold: [{held}]}}"
-    file.write_text(text.replace("retention: {daily: 30, weekly: 8, monthly: 11}", rules))
-    assert rules in file.read_text()
-    monkeypatch.setenv("VCCI_OPS_SETTINGS", str(file))
+    keeping(tmp_path, monkeypatch, f"{{daily: 2, weekly: 0, monthly: 0, hold: [{held}]}}")
     run, retention = Run(), BackupRetentionOperator(task_id="retention")
     run(BackupDumpOperator(task_id="dump"))
     new = run(BackupReadBackOperator(task_id="read_back"))
