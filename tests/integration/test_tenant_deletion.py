@@ -776,6 +776,49 @@ def test_killed_in_every_task_and_cleared_it_ends_as_undisturbed(box: Box, monke
     assert sum(run.run_id in found["Key"] and "certificate" in found["Key"] for found in certificates) == 2
 
 
+def test_a_hold_stops_a_deletion_that_is_half_done(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vcci_ops.hooks import tenant_belongings
+
+    victim, run = waiting(box)
+    again = purging()
+    again.step("take", run.source)
+
+    def dies(self: Any, batch: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tenant_belongings._Progress, "__call__", dies)
+        with pytest.raises(Killed):
+            again.step("erase", run.source)
+    hold(box, victim)
+    with pytest.raises(AirflowFailException, match=r"a legal hold is on tenant .*: case 7"):
+        again.step("erase", run.source)
+    found, left = record().get(run.source), box.rows(victim)
+    assert (found.state, found.begun) == ("stopped", True)
+    assert "stopped half-way, rows are gone" in box.said("mail")
+    purging_ended()
+    by_hand = Run({"slug": victim.slug}, "tenant_purge_due")
+    by_hand.lock()
+    with pytest.raises(AirflowFailException, match="a legal hold is on tenant"):
+        by_hand.step("take", run.source)
+    assert box.rows(victim) == left
+    box.sql("UPDATE tenants SET settings = '{}' WHERE id = %s", victim.id)
+    by_hand.purge(run.source)
+    assert set(box.rows(victim).values()) == {0}
+
+
+def test_half_a_document_that_is_still_being_uploaded_is_left_over(box: Box) -> None:
+    victim, run = waiting(box)
+    again = purging()
+    for step in ("take", "erase"):
+        again.step(step, run.source)
+    upload = {"Bucket": "vcci-documents", "Key": f"{victim.prefix}late.pdf"}
+    half = box.s3.create_multipart_upload(**upload)["UploadId"]
+    with pytest.raises(AirflowFailException, match=r"still there after the deletion: 1 versions of documents, or parts"):
+        again.step("prove", run.source)
+    box.s3.abort_multipart_upload(**upload, UploadId=half)
+
+
 def refused_cancel(victim: Victim) -> None:
     from vcci_ops.exceptions import Refused
 

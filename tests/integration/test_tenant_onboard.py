@@ -659,6 +659,26 @@ def test_reactivating_in_the_days_of_grace_cancels_the_deletion(platform: Platfo
     found = deletions.get("tenant_delete/r1")
     assert (found.state, found.detail["cancelled_by"], status(platform, customer)) == ("cancelled", "ines", "active")
     assert "cancelled: the deletion of" in platform.said("slack")
+    # A suspension that began before, and ends within the days of grace, does not bring the tenant back.
+    until = Suspending(customer, until=soon(3600))
+    until.all()
+    deletions.begin("tenant_delete/r0", plan, "abc", approval)
+    deletions.await_end_of_grace("tenant_delete/r0", {}, now)
+    assert Suspending(customer).plan() == "skipped the rest"
+    assert until.end()["outcome"] == "left alone"
+    with pytest.raises(AirflowFailException, match=r"the deletion of .* is under way.*Decide whether"):
+        until.end_report()
+    # At the last minute: the purge has it, and has deleted nothing yet.
+    late = Suspending(customer, "reactivate")
+    late.plan()
+    deletions.take("tenant_delete/r0", now)
+    late.lock()
+    with pytest.raises(AirflowFailException, match="has begun and cannot be cancelled"):
+        late.apply()
+    late.unlock()
+    assert status(platform, customer) == "suspended"
+    deletions.stop("tenant_delete/r0", "of another test")
+    assert deletions.cancel(VICTIM.id, "ines", "they stay")
     # Once the purge has begun, neither way.
     deletions.begin("tenant_delete/r2", plan, "abc", approval)
     deletions.await_end_of_grace("tenant_delete/r2", {}, now - dt.timedelta(days=1))

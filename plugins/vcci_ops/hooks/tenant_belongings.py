@@ -80,6 +80,17 @@ class Belongings:
             raise Refused(f"the tenant {deletion.slug} is {tenant.status}, not suspended: somebody works in it")
         return tenant
 
+    def require_unhindered(self, deletion: Deletion) -> None:
+        """Pass when a deletion that has begun may go on: also half-way a hold, or somebody at work, stops it.
+
+        The tenant's own row may be gone already, and its slug be another's by now.
+
+        :raises Refused: for a hold, or when the tenant is not suspended.
+        """
+        tenant = self.find(deletion.slug)
+        if tenant and tenant.id == deletion.tenant_id:
+            self.require_suspended(deletion)
+
     def suspend(self, deletion: Deletion) -> str:
         """Suspend the tenant, end its sessions, drop its cached keys; return in words what was done."""
         from vcci_ops.hooks.tenant_admin import TenantAdmin

@@ -119,8 +119,7 @@ class TakeDueOperator(PurgeOperator):
         """
         where = belongings(acting)
         if deletion.begun:
-            if where.find(deletion.slug):
-                where.require_suspended(deletion)
+            where.require_unhindered(deletion)
             self.log.info("Begun at %s: going on", deletion.begun_at)
             return
         where.require_suspended(deletion)
@@ -141,6 +140,7 @@ class EraseOperator(PurgeOperator):
         if deletion.state == "proving":
             return
         where = belongings(acting)
+        where.require_unhindered(deletion)
         graph = where.catalog.graph(deletion.tenant_id)
         if not deletion.begun:
             deletion = record(acting).mark_begun(deletion.id, {"others": where.others(graph, deletion)})
@@ -167,12 +167,7 @@ class ProveErasureOperator(PurgeOperator):
             return
         where = belongings(acting)
         graph = where.catalog.graph(deletion.tenant_id)
-        documents, keys = (
-            where.documents(deletion.tenant_id, deletion.slug),
-            where.keys(deletion.tenant_id, deletion.slug),
-        )
-        left = domain.leftovers(domain.rows_of(graph.to_dict()), int(documents["count"]), keys)
-        if left:
+        if left := where.leftovers(graph, deletion):
             raise ChangeFailed(f"still there after the deletion: {domain.bounded(left)}")
         proof = where.proof(graph, deletion)
         for words in (*proof["findings"], *proof["others"]):
