@@ -223,6 +223,17 @@ class DailyHealthCheck(Model):
     """Window of the error logs."""
 
 
+class HourlyChecks(Model):
+    """The looks of every hour."""
+
+    schedule: str = "0 * * * *"
+    """Cron, in UTC."""
+    red_after: int = Field(default=3, ge=1)
+    """Bad looks in a row that turn a check red: a message of its own, and a page."""
+    green_after: int = Field(default=2, ge=1)
+    """Good looks in a row that turn it green again."""
+
+
 class Settings(Model):
     """All settings of one environment."""
 
@@ -245,6 +256,7 @@ class Settings(Model):
     links: dict[str, str] = Field(default_factory=dict)
     """Named pages (dashboards) that checks link to."""
     daily_health_check: DailyHealthCheck = DailyHealthCheck()
+    hourly_checks: HourlyChecks = HourlyChecks()
     release: Release
     scaling: Scaling
     tenants: Tenants

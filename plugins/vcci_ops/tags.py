@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 DAILY = "daily"
+HOURLY = "hourly"
 READ_ONLY = "read-only"
 RELEASE = "release"
 CHANGES_PRODUCTION = "changes-production"
@@ -14,5 +15,18 @@ WEEKLY = "weekly"
 RECOVERY = "recovery"
 MAINTENANCE = "maintenance"
 ALL = frozenset(
-    {DAILY, READ_ONLY, RELEASE, CHANGES_PRODUCTION, ON_DEMAND, TENANTS, MONTHLY, ACCESS, WEEKLY, RECOVERY, MAINTENANCE}
+    {
+        DAILY,
+        HOURLY,
+        READ_ONLY,
+        RELEASE,
+        CHANGES_PRODUCTION,
+        ON_DEMAND,
+        TENANTS,
+        MONTHLY,
+        ACCESS,
+        WEEKLY,
+        RECOVERY,
+        MAINTENANCE,
+    }
 )

@@ -22,9 +22,10 @@ from sandbox.services.messages import Messages
 from vcci_ops.domain.checks import judged
 from vcci_ops.domain.results import Status
 from vcci_ops.exceptions import Unreachable
-from vcci_ops.hooks.history import History, upgrade
+from vcci_ops.hooks.history import MIGRATIONS, History, upgrade
 from vcci_ops.hooks.reports import ReportStore, report_key
 from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.operators.hourly import LookNoticeOperator, LookReportOperator
 from vcci_ops.operators.http import ReadinessCheckOperator, TlsCheckOperator
 from vcci_ops.operators.report import HealthReportOperator, SlackReportOperator, VerdictOperator
 from vcci_ops.settings import load_settings
@@ -326,10 +327,71 @@ def test_a_run_that_told_nobody_tells_the_on_call_mailbox_and_only_that(places: 
     assert "told-somebody" not in mails()
 
 
-def test_migrations_can_run_twice_and_go_back(places: Places) -> None:
+# Hourly looks -------------------------------------------------------------------------------------------
+
+
+class Look(Run):
+    """One hourly look at the answer time."""
+
+    def __init__(self, task_class: Any, hour: int, seconds: float) -> None:
+        super().__init__(task_class)
+        with DAG("hourly_checks", schedule=None) as self.dag:
+            ready = ReadinessCheckOperator(task_id="answer_times", checks=SETTINGS.pick("api.latency"))
+            self.report = LookReportOperator(task_id="report", title="Hourly checks")
+            self.notice = LookNoticeOperator(
+                task_id="notice", report_task_id="report", channel="#vcci-ops", title="Hourly checks"
+            )
+            ready >> self.report >> self.notice
+        begun = dt.datetime(2026, 11, 26, hour, tzinfo=dt.UTC)
+        run_id = f"scheduled__{begun.isoformat()}"
+        self.run = types.SimpleNamespace(dag_id="hourly_checks", run_id=run_id, start_date=begun)
+        judgement = judged(SETTINGS.checks["api.latency"], seconds, f"answered in {seconds} s")
+        self.pulled = {("answer_times", "results"): [judgement.to_dict()]}
+
+    def tell(self) -> str:
+        self.execute(self.report)
+        return str(self.execute(self.notice))
+
+
+def test_hourly_looks_are_one_thread_a_day_loud_on_the_third_bad_one_and_when_it_is_over(
+    places: Places, recording_task: Any
+) -> None:
+    def told() -> tuple[list[str], int]:
+        base = f"http://127.0.0.1:{places.sandbox.port('inbox')}/api/"
+        messages = [m["text"] for m in requests.get(f"{base}slack", timeout=5).json()["messages"]]
+        mails = requests.get(f"{base}mail", timeout=5).text
+        return [text for text in messages if "API answer time" in text], mails.count("red: API answer time")
+
+    assert "All is well" in Look(recording_task, 6, 0.1).tell()
+    assert told() == ([], 0)
+    for hour, row in ((7, 1), (8, 2)):
+        assert f"{row} bad in a row, not loud yet" in Look(recording_task, hour, 99).tell()
+    assert told()[1] == 0, "nobody is called for two bad looks"
+    for _ in ("the third", "its task cleared and run again"):
+        assert "API answer time: red since 07:00" in Look(recording_task, 9, 99).tell()
+    messages, mails = told()
+    loud = [text for text in messages if "is red, bad since 07:00 UTC: answered in 99 s" in text]
+    assert len(loud) == 1
+    assert "*Do:* " in loud[0]
+    assert mails == 1
+    assert "red since 07:00" in Look(recording_task, 10, 0.1).tell()
+    assert "API answer time: well again" in Look(recording_task, 11, 0.1).tell()
+    assert sum("is well again, after trouble since Thu 07:00 UTC" in text for text in told()[0]) == 1
+    inbox = requests.get(f"http://127.0.0.1:{places.sandbox.port('inbox')}/api/slack", timeout=5).json()["messages"]
+    (root,) = [m for m in inbox if "*Hourly checks* of *sandbox*, Thu 26 Nov" in m["text"]]
+    assert "nothing red at 11:00 UTC" in root["text"]
+    lines = [m["text"][:5] for m in inbox if m.get("thread_ts") == root["ts"] and m["ts"] != root["ts"]]
+    assert sorted(lines) == ["06:00", "07:00", "08:00", "09:00", "10:00", "11:00"]
+
+
+# The history itself -------------------------------------------------------------------------------------
+
+
+def test_migrations_can_run_twice(places: Places) -> None:
     upgrade()
+    newest = max(file.stem for file in (MIGRATIONS / "versions").glob("0*.py"))
     with History().connect() as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002_releases",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (newest,)
     assert History().snapshots("nowhere", "signatures", dt.datetime.now(dt.UTC), days=9) == []
 
 

@@ -43,6 +43,7 @@ class RunThread:
     :param slack_conn_id: Slack API connection.
     :param history_conn_id: connection of the history database. Without it messages are still found, in Slack.
     :param environment: of the settings, unless said.
+    :param page: address that the first message leads to; default: the run's in Airflow.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class RunThread:
         slack_conn_id: str = "vcci_slack",
         history_conn_id: str = "vcci_ops_db",
         environment: str = "",
+        page: str = "",
     ) -> None:
         self.channel = channel
         self.dag_id = dag_id
@@ -61,6 +63,7 @@ class RunThread:
         self.slack_conn_id = slack_conn_id
         self.history_conn_id = history_conn_id
         self._environment = environment
+        self.page = page
 
     @cached_property
     def environment(self) -> str:
@@ -113,8 +116,8 @@ class RunThread:
 
     def _leading(self, text: str) -> str:
         """Return a first message that leads to its run, so that nobody has to look for it."""
-        url = run_url(load_settings(), self.dag_id, self.run_id)
-        return text if url in text else f"{text}\n{link(url, 'Run in Airflow')}"
+        url = self.page or run_url(load_settings(), self.dag_id, self.run_id)
+        return text if url in text else f"{text}\n{link(url, 'Airflow' if self.page else 'Run in Airflow')}"
 
     def _root(self, known: _Known) -> tuple[str, str]:
         place = self._place(known, ROOT, self._first)

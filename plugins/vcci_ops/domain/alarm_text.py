@@ -1,0 +1,85 @@
+"""What people read when something that is looked at every hour turns: in Slack, the mail and the log."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from vcci_ops.domain.alarms import Notice
+from vcci_ops.domain.mrkdwn import escape, link
+from vcci_ops.domain.results import Result
+
+_SIGNS = {
+    "ok": ":large_green_circle:",
+    "warning": ":large_yellow_circle:",
+    "unknown": ":white_circle:",
+    "critical": ":red_circle:",
+}
+
+
+def line(at: dt.datetime, report: Mapping[str, Any], notice: Notice, notes: Sequence[str]) -> str:
+    """Return a look's line in the day's thread: time, verdict, and what is not well.
+
+    :param report: its ``verdict``, ``status`` and ``url``.
+    """
+    first = f"{at:%H:%M} {_SIGNS[report['status']]} {escape(report['verdict'])} · {link(report['url'], 'report')}"
+    wavering = [f"• {_what(result)}: {row} bad in a row, not loud yet" for result, row in notice.wavering]
+    red = [f"• {_what(result)}: red since {_clock(since, at)}" for result, since in (*notice.turned_red, *notice.red)]
+    green = [f"• {_what(result)}: well again" for result, _ in notice.turned_green]
+    told = [f":warning: {escape(note)}" for note in notes]
+    return "\n".join([first, *red, *wavering, *green, *told])
+
+
+def day(title: str, environment: str, at: dt.datetime, notice: Notice) -> str:
+    """Return the headline of the day's thread: how it stands now."""
+    red = [_what(result) for result, _ in (*notice.turned_red, *notice.red)]
+    stands = f"red: {', '.join(red)}" if red else "nothing red"
+    sign = _SIGNS["critical"] if red else _SIGNS["ok"]
+    return f"{sign} *{escape(title)}* of *{escape(environment)}*, {at:%a %d %b}: {stands} at {at:%H:%M} UTC"
+
+
+def turned(notice: Notice, url: str) -> str:
+    """Return the message about what turned; empty when nothing did."""
+    return "\n".join([*_turned(notice), link(url, "Report")]) if notice.turned_red or notice.turned_green else ""
+
+
+def _turned(notice: Notice) -> Iterator[str]:
+    for result, since in notice.turned_red:
+        yield f"{_SIGNS['critical']} *{_what(result)}* is red, bad since {since:%H:%M} UTC: {escape(result.summary)}"
+        if result.action:
+            yield f"*Do:* {escape(result.action)}"
+    for result, since in notice.turned_green:
+        yield f"{_SIGNS['ok']} *{_what(result)}* is well again, after trouble since {since:%a %H:%M} UTC"
+
+
+def page(notice: Notice, url: str) -> tuple[str, str]:
+    """Return subject and text of the mail to the on-call."""
+    names = [name(result) for result, _ in notice.turned_red]
+    subject = f"red: {', '.join(names)}"
+    lines = [
+        f"{name(result)}: {result.summary} (bad since {since:%H:%M} UTC)\n{result.action}".strip()
+        for result, since in notice.turned_red
+    ]
+    return subject, "\n\n".join([*lines, f"Report: {url}"])
+
+
+def log_lines(notice: Notice) -> Iterable[str]:
+    """Return what the task's log says."""
+    yield from (f"turned red   {name(result)}, bad since {since:%H:%M}" for result, since in notice.turned_red)
+    yield from (f"turned green {name(result)}" for result, _ in notice.turned_green)
+    yield from (f"still red    {name(result)}, since {since:%a %H:%M}" for result, since in notice.red)
+    yield from (f"wavering     {name(result)}, bad looks in a row: {row}" for result, row in notice.wavering)
+
+
+def name(result: Result) -> str:
+    """Return what a result is about: ``Queue depth [calculator]``."""
+    return f"{result.title or result.check}{f' [{result.subject}]' if result.subject else ''}"
+
+
+def _what(result: Result) -> str:
+    return escape(name(result))
+
+
+def _clock(since: dt.datetime, now: dt.datetime) -> str:
+    return f"{since:%H:%M}" if since.date() == now.date() else f"{since:%a %H:%M}"
