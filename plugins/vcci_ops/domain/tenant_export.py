@@ -208,6 +208,7 @@ def load_script(tables: Iterable[TableExport]) -> bytes:
     lines = [
         "-- psql -X -d an_empty_database -f load.sql, in the folder of this file",
         *("\\set ON_ERROR_STOP on", "\\encoding UTF8", "BEGIN;", "SET LOCAL datestyle = 'ISO, YMD';"),
+        "SET LOCAL client_min_messages = warning;",  # no word about schemas that are there already
         f"\\ir {SCHEMA}",
     ]
     for table in tables:
