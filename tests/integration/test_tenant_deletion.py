@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import functools
 import hashlib
 import json
 import re
@@ -17,7 +16,6 @@ from typing import Any
 import pytest
 import requests
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped, TaskAwaitingInput
-from botocore.loaders import JSONFileLoader
 
 from sandbox.service import Sandbox, wait_until
 from sandbox.services import postgres, redis, s3
@@ -111,15 +109,6 @@ def migrated(sandbox: Sandbox, production: postgres.Production) -> None:
         connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         for file in sorted(postgres.GRANTS.glob("*.sql")):
             connection.execute(file.read_bytes())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def read_once() -> Iterator[None]:
-    """Let botocore read its descriptions of AWS once, not for each of a hundred clients: a third of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        read = functools.lru_cache(JSONFileLoader().load_file)
-        patch.setattr(JSONFileLoader, "load_file", lambda self, path: read(path))
-        yield
 
 
 @pytest.fixture(scope="module")
