@@ -20,7 +20,7 @@ from vcci_ops.domain.tenant_onboarding import TenantRow
 from vcci_ops.domain.tenant_request import OnboardRequest
 from vcci_ops.exceptions import Refused
 from vcci_ops.hooks.postgres import Statement
-from vcci_ops.hooks.postgres_writer import WritingPostgresHook
+from vcci_ops.hooks.tenant_session import TenantPostgres
 
 ACTIVE, SUSPENDED = "active", "suspended"
 WELCOME = "tenant.welcome_email"
@@ -59,9 +59,9 @@ class TenantAdmin:
         self.conn_id = conn_id
 
     @cached_property
-    def hook(self) -> WritingPostgresHook:
+    def hook(self) -> TenantPostgres:
         """The connection."""
-        return WritingPostgresHook(self.conn_id, statement_timeout=_SECONDS)
+        return TenantPostgres(self.conn_id, statement_timeout=_SECONDS)
 
     # Reading ----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Connections for planning, deleting and proving: texts always written alike, no row hidden, errors in our words."""
+"""Connections for what concerns a tenant: texts always written alike, no row hidden, errors in our words."""
 
 from __future__ import annotations
 
@@ -58,6 +58,15 @@ class TenantPostgres(ReadOnlyPostgresHook):
             connection.isolation_level = IsolationLevel.REPEATABLE_READ
             with connection.transaction():
                 yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Yield a connection that may write, in a transaction: committed when the block ends well, else rolled back.
+
+        :raises MeasurementError: what the server refused, in words.
+        """
+        with self.session(writes=True) as connection, connection.transaction():
+            yield connection
 
     @contextmanager
     def translated(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from vcci_ops.exceptions import Refused
-from vcci_ops.hooks.postgres_writer import WritingPostgresHook
+from vcci_ops.hooks.tenant_session import TenantPostgres
 
 if TYPE_CHECKING:
     from vcci_ops.settings_tenants import Documents
@@ -41,7 +41,7 @@ def remove(tenant_id: str, conn_id: str = "vcci_postgres_erase") -> int:
     :param conn_id: connection of a role that may delete.
     :raises Refused: when there is such a row; nothing was removed.
     """
-    with WritingPostgresHook(conn_id).transaction() as connection:
+    with TenantPostgres(conn_id).transaction() as connection:
         try:
             users = connection.execute("DELETE FROM users WHERE tenant_id = %s", (tenant_id,)).rowcount
             tenant = connection.execute("DELETE FROM tenants WHERE id = %s", (tenant_id,)).rowcount
