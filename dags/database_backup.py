@@ -10,8 +10,8 @@ it is a backup.** *retention* says which older backups go and why, and deletes t
 when anything failed, it pages the on-call.
 
 **Retention** keeps the newest of each of so many days, weeks and months that have one (`database_backup.retention`),
-what is on hold, the newest verified backup and the newest one that a drill has restored. It deletes only what a newer
-verified backup replaces, and nothing that is not called as a backup is.
+all of the last two days, what is on hold, the newest verified backup and the newest one that a drill has restored. It
+deletes only what a newer verified backup replaces, and nothing that is not called as a backup is.
 
 **Another tool makes the backups?** `database_backup.enabled: false`: the DAG ends at once and says so. The checks and
 the restore drill work on what they find.

@@ -18,13 +18,15 @@ class Retention(Model):
     """The newest of each of so many ISO weeks."""
     monthly: int = Field(default=11, ge=0, le=120)
     """The newest of each of so many months."""
+    younger_than: Duration = 172_800.0
+    """All that are younger stay: one made before a change is not replaced by one made after it."""
     hold: tuple[str, ...] = ()
     """Keys that are never deleted, such as evidence in a law case."""
 
     @property
     def longest(self) -> float:
         """Seconds after which a backup is surely gone, when one is made every day and nothing is on hold."""
-        return 86400.0 * max(self.daily, 7 * self.weekly, 31 * self.monthly)
+        return max(86400.0 * max(self.daily, 7 * self.weekly, 31 * self.monthly), self.younger_than)
 
 
 class DatabaseBackup(Model):

@@ -156,6 +156,13 @@ def test_a_pause_deletes_nothing() -> None:
     assert deleted(plan(known, Retention(daily=5, weekly=0, monthly=0), NOW)) == set()
 
 
+def test_what_was_made_before_a_change_is_not_replaced_by_what_was_made_after_it() -> None:
+    known = [backup(0), backup(0.1), backup(0.2), backup(2), backup(2.1)]
+    fates = plan(known, Retention(daily=1, weekly=0, monthly=0), NOW)
+    assert [fate.delete for fate in fates] == [False, False, False, True, True]
+    assert fates[1].why == "younger than 2 d"
+
+
 def test_what_is_not_verified_replaces_nothing() -> None:
     known = [backup(0, "it was never read back"), backup(1, "it has no manifest"), backup(2), backup(3)]
     fates = plan(known, Retention(daily=1, weekly=0, monthly=0), NOW)
@@ -189,7 +196,7 @@ def test_the_newest_that_a_drill_has_restored_stays() -> None:
 
 
 def test_a_backup_of_the_future_replaces_nothing_and_is_left_to_people() -> None:
-    known = [backup(-30), backup(0), backup(1)]
+    known = [backup(-30), backup(0), backup(3)]
     fates = plan(known, Retention(daily=1, weekly=0, monthly=0), NOW)
     assert deleted(fates) == {known[2].backup.key}
     assert "dated in the future" in fates[0].why
@@ -217,13 +224,14 @@ def shelves(draw: st.DrawFn) -> list[Known]:
     ]
 
 
-@given(shelves(), st.integers(1, 30), st.integers(0, 9), st.integers(0, 12), st.data())
+@given(shelves(), st.tuples(st.integers(1, 30), st.integers(0, 9), st.integers(0, 12), st.integers(0, 99)), st.data())
 def test_whatever_is_there_what_counts_stays(
-    known: list[Known], daily: int, weekly: int, monthly: int, data: st.DataObject
+    known: list[Known], numbers: tuple[int, int, int, int], data: st.DataObject
 ) -> None:
+    daily, weekly, monthly, hours = numbers
     keys = [one.backup.key for one in known]
     hold = tuple(data.draw(st.lists(st.sampled_from(keys), max_size=3))) if keys else ()
-    rules = Retention(daily=daily, weekly=weekly, monthly=monthly, hold=hold)
+    rules = Retention(daily=daily, weekly=weekly, monthly=monthly, younger_than=3600.0 * hours, hold=hold)
     fates = plan(known, rules, NOW)
     require_sane(fates, known, rules)
     gone, by_key = deleted(fates), {one.backup.key: one for one in known}

@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from vcci_ops.domain.backups import CLOCK_SKEW, Backup
+from vcci_ops.domain.units import duration
 from vcci_ops.exceptions import Refused
 from vcci_ops.settings_backup import Retention
 
@@ -63,11 +64,11 @@ def plan(known: Iterable[Known], rules: Retention, now: dt.datetime) -> tuple[Fa
     # A date in the future is a mistake: such a dump replaces nothing, and is left to people.
     past = [one for one in newest_first if one.backup.taken_at <= now + CLOCK_SKEW]
     verified = [one for one in past if not one.unverified]
-    kept = _kept(verified, rules)
+    kept = _kept(verified, rules, now)
     return tuple(_fate(one, verified, kept, rules, now) for one in newest_first)
 
 
-def _kept(verified: Sequence[Known], rules: Retention) -> dict[str, str]:
+def _kept(verified: Sequence[Known], rules: Retention, now: dt.datetime) -> dict[str, str]:
     """Return why verified backups are kept, by key; of each period the newest."""
     why: dict[str, str] = {}
     if verified:
@@ -80,6 +81,9 @@ def _kept(verified: Sequence[Known], rules: Retention) -> dict[str, str]:
             newest.setdefault(period(one.backup.taken_at), one.backup.key)
         for number, key in enumerate(list(newest.values())[: getattr(rules, name)], 1):
             why.setdefault(key, f"{name} backup {number} of {getattr(rules, name)}")
+    young = dt.timedelta(seconds=rules.younger_than)
+    for one in (one for one in verified if now - one.backup.taken_at < young):
+        why.setdefault(one.backup.key, f"younger than {duration(rules.younger_than)}")
     return why
 
 

@@ -82,6 +82,7 @@ class BackupMaker:
         # Before the snapshot: a tenant deleted by now is not in it; one deleted later may still be.
         tombstones = self.record.tombstones()
         tool = version("pg_dump")
+        log.info("Dumping into s3://%s/%s with pg_dump %s", self.settings.backups.bucket, key, tool)
         with opened(self.conn_id, self.settings.database_backup, key) as source:
             source.require_tool(tool)
             self._begin(key, before)
