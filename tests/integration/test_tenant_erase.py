@@ -541,6 +541,23 @@ def test_id_and_slug_are_found_wherever_they_stand_elsewhere(bare: Database) -> 
 
 # Rights -----------------------------------------------------------------------------------------
 
+READABLE = {
+    "tenants": {"id"},
+    "users": {"id", "tenant_id"},
+    "sessions": {"id", "tenant_id", "user_id"},
+    "api_keys": {"id", "tenant_id", "created_by"},
+    "suppliers": {"id", "tenant_id", "parent_supplier_id"},
+    "calculations": {"id", "tenant_id", "requested_by"},
+    "calculation_inputs": {"id", "calculation_id"},
+    "emissions": {"id", "tenant_id", "supplier_id", "calculation_id"},
+    "emission_attachments": {"id", "emission_id"},
+    "documents": {"id", "tenant_id", "supplier_id", "uploaded_by"},
+    "reports": {"id", "tenant_id", "calculation_id"},
+    "audit_log": {"id", "tenant_id"},
+    "usage_events": {"id", "tenant_id"},
+}
+"""What the role that deletes may read of the platform, of every tenant: keys, and whose a row is."""
+
 
 def test_the_roles_have_what_they_need_and_no_more(databases: Databases) -> None:
     database = databases.fresh("platform")
@@ -578,6 +595,27 @@ def test_the_roles_have_what_they_need_and_no_more(databases: Databases) -> None
             "WHERE rolname IN ('vcci_ops_export', 'vcci_ops_erase')"
         ).fetchone()
     assert roles == (False,)
+
+
+def test_the_deleting_role_reads_keys_and_whose_a_row_is_and_nothing_else_of_any_tenant(databases: Databases) -> None:
+    database = databases.fresh("platform")
+    with database.admin() as connection:
+        granted = connection.execute(
+            "SELECT c.relname, a.attname, t.typname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+            "JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE c.relkind IN ('r', 'p', 'v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema') "
+            "AND a.attnum > 0 AND NOT a.attisdropped "
+            "AND has_column_privilege('vcci_ops_erase', c.oid, a.attnum, 'SELECT')"
+        ).fetchall()
+        on_tables = connection.execute(
+            "SELECT DISTINCT privilege_type FROM information_schema.table_privileges WHERE grantee = 'vcci_ops_erase'"
+        ).fetchall()
+    readable: dict[str, set[str]] = {}
+    for table, column, _ in granted:
+        readable.setdefault(table, set()).add(column)
+    assert readable == READABLE
+    assert {kind for _, _, kind in granted} <= {"uuid", "int4", "int8"}  # no text, so no personal data
+    assert on_tables == [("DELETE",)]
 
 
 def test_withheld_columns_are_named_and_left_out(databases: Databases, connect: Any) -> None:

@@ -328,6 +328,15 @@ def test_a_hostile_schema_is_exported_whole(stage: Stage) -> None:
     assert prove(done) == []
 
 
+def test_a_tenant_without_rows_or_documents_is_exported_too(stage: Stage) -> None:
+    stage.use(stage.databases.fresh("hostile")).run(f"INSERT INTO tenants VALUES ('{ADA}', 'ada', 'x', 'suspended')")
+    done = stage.export("empty", documents_prefix="tenants/nothing/")
+    assert done.rows == done.tables["public.tenants"]["rows"] == 1
+    assert len(done.tables) == len(stage.graph().places) > 20  # each has its file, for none is told from lost
+    assert done.documents == {"count": 0, "bytes": 0}
+    assert prove(done) == []
+
+
 # Killed, and run again ----------------------------------------------------------------------------
 
 
