@@ -271,7 +271,9 @@ def test_somebody_without_the_platform_loads_it_with_psql(stage: Stage, whole: E
         assert here == there
 
 
-@pytest.mark.parametrize("what", ["tables/0003", "documents/", "documents.jsonl.gz", "schema.sql", "manifest.json"])
+@pytest.mark.parametrize(
+    "what", ["tables/0003", "documents/", "documents.jsonl.gz", "schema.sql", "load.sql", "manifest.json"]
+)
 def test_one_flipped_bit_is_found(stage: Stage, whole: Export, what: str) -> None:
     key = list(stage.keys(whole.folder + what))[-1]
     before = stage.flip(key)

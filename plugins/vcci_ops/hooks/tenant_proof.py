@@ -55,14 +55,14 @@ class _Proof:
         """Yield what is not right."""
         try:
             manifest = self._manifest()
-            schema = self._file(told.SCHEMA, manifest["files"][told.SCHEMA])
+            files = {name: self._file(name, sha256) for name, sha256 in manifest["files"].items()}
         except _BROKEN as error:
             yield str(error)
             return
         tables = [TableExport.from_dict(table) for table in manifest["tables"]]
         with scratch_database(conn_id) as connection:
             try:
-                connection.execute(schema)
+                connection.execute(files[told.SCHEMA])
             except psycopg.Error as error:
                 yield f"{told.SCHEMA} cannot be run: {_code(error)}"
                 return
