@@ -60,6 +60,8 @@ class Tenants:
         run.answered += 1
         client = self.released.people[by]
         path = f"dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/approve/-1/hitlDetails"
+        form = client.get(path)["params"]
+        assert {name: field["value"] for name, field in form.items()} == {"slug": "", "comment": ""}
         body = {"chosen_options": ["Approve"], "params_input": {"slug": slug, "comment": "read it"}}
         client._session.patch(f"{client.url}/api/v2/{path}", json=body, timeout=30).raise_for_status()
 

@@ -350,6 +350,18 @@ def test_nothing_acts_on_a_plan_that_was_not_approved(plan: Any, approval: Any, 
         approved_plan(context(plan, approval), "plan", "approve")
 
 
+def test_no_field_is_filled_in_by_who_triggers_the_run() -> None:
+    from airflow.sdk import DAG, Param
+    from airflow.sdk.definitions.param import process_params
+
+    from vcci_ops.operators.tenant_delete import DeletionApprovalOperator
+
+    with DAG("filled", schedule=None, params={"slug": Param(type="string")}) as dag:
+        approve = DeletionApprovalOperator(task_id="approve", plan_task_id="plan", own_approval=False, within=60)
+    process_params(dag, approve, {"slug": "acme", "comment": "read it"}, suppress_exception=False)
+    assert {name: field["value"] for name, field in approve.serialized_params.items()} == {"slug": "", "comment": ""}
+
+
 def test_the_questions_survive_serialization() -> None:
     from airflow.sdk import DAG
     from airflow.serialization.serialized_objects import DagSerialization

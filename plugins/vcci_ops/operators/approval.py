@@ -5,6 +5,7 @@ https://airflow.apache.org/docs/apache-airflow-providers-standard/stable/operato
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,9 +80,19 @@ class QuestionOperator(HITLOperator):
     thread_key = "question"
 
     def __init__(self, *, within: float, channel: str = "", **kwargs: Any) -> None:
+        self._blank = copy.deepcopy(kwargs.get("params") or {})
         super().__init__(response_timeout=dt.timedelta(seconds=within), **kwargs)
         self.within = within
         self.channel = channel
+
+    @property
+    def serialized_params(self) -> dict[str, dict[str, Any]]:
+        """Return the form's fields, blank.
+
+        Airflow 3.3.2 writes what a run was triggered with into fields of the same name: whoever asks for a run would
+        fill in the form of its approver.
+        """
+        return {name: field.serialize() for name, field in self._blank.items()}
 
     def _ask(self, context: Context, body: str, state: dict[str, Any]) -> TaskAwaitingInput:
         """Put the question (again); return what to raise to wait until the deadline in the state.
