@@ -122,7 +122,7 @@ def _line(role: Role, known: DatabaseRole | None, excess: list[str], grave: bool
         recommendation = "Take away what it does not need"
         reason = f"It can do more than {_kind(known)} needs."
     else:
-        recommendation, reason = "Keep", f"{_kind(known)}, and nothing beyond it that the catalogs show."
+        recommendation, reason = "Keep", f"It is {_kind(known)}, and nothing beyond it that the catalogs show."
     severity = Status.CRITICAL if grave else Status.WARNING if unknown or excess else Status.OK
     return Line(
         section="roles",

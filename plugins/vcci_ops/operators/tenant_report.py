@@ -32,13 +32,13 @@ def failures(context: Context) -> str:
 def item_results(check: str, slug: str, items: Iterable[Item], *, meaning: str, action: str) -> list[Result]:
     """Return what was asked for, each thing as a result of its own.
 
-    :param check: such as ``tenants.onboarding``.
+    :param check: such as ``tenants.onboarding``: what their checks begin with.
     :param meaning: of all of them; :param action: for what is not as it was asked for.
     """
     return [
         Result(
-            check=check,
-            subject=f"{slug}: {item.what}",
+            check=f"{check}.{item.what.replace(' ', '_')}",
+            subject=slug,
             status=Status.OK if item.ok else Status.CRITICAL,
             summary=item.said,
             title=item.what[:1].upper() + item.what[1:],

@@ -461,7 +461,7 @@ class SuspendEndReportOperator(SuspendOperator):
                 raise AirflowSkipException("there is no end time")
             found = pulled(context, self.outcome_task_id) or {"outcome": LEFT_ALONE, "why": "see the tasks before this"}
             said = f"{found['outcome']} at the end time" + (f" ({found['why']})" if found["why"] else "")
-            item = Item("end", found["outcome"] != LEFT_ALONE, said)
+            item = Item("end time", found["outcome"] != LEFT_ALONE, said)
             undelivered = self._tell(context, acting, made, item)
             if not item.ok:
                 raise ChangeFailed(f"{made.slug}: {said}. Decide whether it is right as it is")
