@@ -356,9 +356,9 @@ def test_no_field_is_filled_in_by_who_triggers_the_run() -> None:
 
     from vcci_ops.operators.tenant_delete import DeletionApprovalOperator
 
-    with DAG("filled", schedule=None, params={"slug": Param(type="string")}) as dag:
+    with DAG("filled", schedule=None, params={"slug": Param(type="string"), "why": Param(type="string")}) as dag:
         approve = DeletionApprovalOperator(task_id="approve", plan_task_id="plan", own_approval=False, within=60)
-    process_params(dag, approve, {"slug": "acme", "comment": "read it"}, suppress_exception=False)
+    process_params(dag, approve, {"slug": "acme", "why": "x", "comment": "read it"}, suppress_exception=False)
     assert {name: field["value"] for name, field in approve.serialized_params.items()} == {"slug": "", "comment": ""}
 
 

@@ -80,8 +80,8 @@ class QuestionOperator(HITLOperator):
     thread_key = "question"
 
     def __init__(self, *, within: float, channel: str = "", **kwargs: Any) -> None:
-        self._blank = copy.deepcopy(kwargs.get("params") or {})
         super().__init__(response_timeout=dt.timedelta(seconds=within), **kwargs)
+        self._blank = {name: copy.deepcopy(self.params.get_param(name)) for name in self.params}
         self.within = within
         self.channel = channel
 
