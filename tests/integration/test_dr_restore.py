@@ -1,0 +1,774 @@
+"""Drills of the restore drill: real dumps, a real restore server, S3; each way in which a backup can be bad."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import http.client
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sandbox.service import Sandbox, wait_until
+from sandbox.services import postgres, s3
+from sandbox.services.messages import Messages
+from tests.integration.drill_fixtures import (
+    EMISSIONS,
+    PRISTINE,
+    TENANT,
+    Bucket,
+    Restoring,
+    Run,
+    Source,
+    current,
+    restores_under_way,
+)
+from vcci_ops.hooks.history import History, upgrade
+from vcci_ops.operators.drill_verify import PARTS
+from vcci_ops.settings import INCLUDE
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+HOUR = dt.timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """Both servers, the history, S3 and Slack; a small production database."""
+    home = tmp_path_factory.mktemp("drills")
+    sandbox = Sandbox(home)
+    with ExitStack() as stack:
+        for service in (postgres.Production(), postgres.Restore(), postgres.Airflow(), s3.S3(), Messages()):
+            service.start(sandbox)
+            # Not S3's own stop, which saves reports of the demo.
+            stack.callback(sandbox.end, service.name)
+            wait_until(service.name, lambda s=service: s.ready(sandbox), seconds=60)
+        postgres.Restore().prepare(sandbox)
+        postgres.Airflow().prepare(sandbox)
+        client = s3.client(sandbox)
+        for bucket in (s3.BACKUPS, s3.REPORTS):
+            client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": s3.REGION})
+        Source(sandbox).fill()
+        yield sandbox
+
+
+@pytest.fixture(autouse=True)
+def world(box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Connections and settings; afterwards no scratch database is left, whatever the test did."""
+    configure(box, monkeypatch)
+    settings(tmp_path, monkeypatch)
+    upgrade()
+    Bucket(box).clear()
+    yield
+    assert Restoring(box).scratch() == []
+
+
+def configure(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        **postgres.Airflow().connections(box),
+        **postgres.Restore().connections(box),
+        **Messages().connections(box),
+    }
+    given["vcci_postgres"] = postgres.airflow_connection(box, "postgres-direct", "vcci_ops", "postgres")
+    given["vcci_s3"] = s3.S3().connections(box)["vcci_s3"]
+    given["vcci_s3"]["extra"]["endpoint_url"] = f"http://127.0.0.1:{box.port('s3-direct')}"
+    for id_, connection in given.items():
+        monkeypatch.setenv(f"AIRFLOW_CONN_{id_.upper()}", json.dumps(connection))
+
+
+def settings(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Use the sandbox's settings with some of the drill's changed."""
+    found = yaml.safe_load((INCLUDE / "settings" / "sandbox.yaml").read_text())
+    found["drill"] |= {"fresh_within": "1d", "rpo": "3d", **changes}
+    file = folder / f"settings-{len(list(folder.iterdir()))}.yaml"
+    file.write_text(yaml.safe_dump(found))
+    monkeypatch.setenv("VCCI_OPS_SETTINGS", str(file))
+
+
+@pytest.fixture
+def source(box: Sandbox) -> Source:
+    return Source(box)
+
+
+@pytest.fixture
+def bucket(box: Sandbox) -> Bucket:
+    return Bucket(box)
+
+
+@pytest.fixture
+def restoring(box: Sandbox) -> Restoring:
+    return Restoring(box)
+
+
+@pytest.fixture
+def now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC).replace(microsecond=0)
+
+
+@pytest.fixture(scope="module")
+def sound(box: Sandbox) -> tuple[bytes, dict[str, Any]]:
+    """A sound dump and what its manifest says; made once."""
+    source = Source(box)
+    source.renew()
+    return source.dump(), source.sums(dt.datetime.now(dt.UTC))
+
+
+def backed_up(source: Source, bucket: Bucket, now: dt.datetime, *statements: str, first: bool = True) -> str:
+    """Put a backup of a database that was changed before, or after, its manifest was made."""
+    source.renew(*(statements if first else ()))
+    told = source.sums(now)
+    if not first:
+        source.change(*statements)
+    return bucket.put(source.dump(), told, taken=now)
+
+
+# What is good ------------------------------------------------------------------------------------------
+
+
+def test_a_sound_backup_passes_every_assertion_and_leaves_evidence(
+    box: Sandbox, bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    key = bucket.put(*sound, taken=now)
+    run = Run().all()
+    assert run.said == {}
+    assert {made.status for made in run.assertions.values()} == {"ok"}, run.assertions
+    assert {made.part for made in run.assertions.values()} >= set(PARTS)
+    past = run.drills.get(run.source)
+    assert past is not None
+    assert (past.outcome, past.backup) == ("passed", key)
+    assert past.rto is not None
+    assert 0 < past.rto < 60
+    assert set(past.phases) == {"choose", "scratch", "read", "schema", "data", "indexes", "verify"}
+    folder = f"reports/sandbox/dr_restore_test/{run.run_id}/"
+    document = bucket.client.get_object(Bucket=s3.REPORTS, Key=folder + "report.json")["Body"].read()
+    page = bucket.client.get_object(Bucket=s3.REPORTS, Key=folder + "report.html")["Body"].read().decode()
+    digest = hashlib.sha256(document).hexdigest()
+    for words in ("The backup can be restored, and is good", key, sound[1]["system_identifier"], digest, "ines"):
+        assert words in page, words
+    with History().connect() as connection:
+        row = connection.execute(
+            "SELECT control, status, evidence, evidence_sha256 FROM compliance_register WHERE source = %s",
+            (run.source,),
+        ).fetchone()
+    assert row == ("backup-restore-test", "met", folder + "report.json", digest)
+
+
+def test_of_an_old_manifest_what_it_does_not_say_is_a_warning_and_the_rest_is_proven(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    dump, told = sound
+    old = {
+        "schema_version": 1,
+        "database": told["database"],
+        "schema_revision": told["schema_revision"],
+        "tables": {name: {"rows": table["rows"]} for name, table in told["tables"].items()},
+    }
+    bucket.put(dump, old, taken=now)
+    run = Run().all()
+    assert run.said == {}
+    warned = {id_: made.found for id_, made in run.assertions.items() if made.status != "ok"}
+    assert set(warned) == {"tables.keys", "tables.checksums", "sequences.manifest", "extensions.present"}
+    assert all("not provable: the manifest is of version 1" in words for words in warned.values())
+
+
+def test_a_database_that_is_empty_by_right_passes(source: Source, bucket: Bucket, now: dt.datetime) -> None:
+    names = "tenants, users, sessions, api_keys, suppliers, calculations, calculation_inputs, emissions"
+    rest = "emission_attachments, audit_log, usage_events, documents, reports"
+    backed_up(source, bucket, now, f"TRUNCATE {names}, {rest} RESTART IDENTITY")
+    run = Run().all()
+    assert run.failed == set(), run.assertions
+    assert run.outcome == "passed"
+    assert "nothing in them, as the manifest says" in run.assertions["freshness.newest"].found
+
+
+def test_a_tenant_that_was_deleted_after_the_backup_is_in_it_by_right_and_named(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    bucket.put(*sound, taken=now - HOUR)
+    with tombstone(now):
+        run = Run().all()
+    assert run.outcome == "passed", run.assertions
+    made = run.assertions["tombstones.since"]
+    assert made.status == "warning"
+    assert TENANT.id in made.found
+    assert "tenant_delete" in made.why
+
+
+@contextmanager
+def tombstone(deleted_at: dt.datetime) -> Iterator[None]:
+    with History().connect() as connection:
+        connection.execute(
+            "INSERT INTO tombstone (environment, tenant_id, slug, name, deleted_at, certificate, certificate_sha256) "
+            "VALUES ('sandbox', %s, %s, 'gone', %s, 'c', 'c')",
+            (TENANT.id, TENANT.slug, deleted_at),
+        )
+    try:
+        yield
+    finally:
+        with History().connect() as connection:
+            connection.execute("DELETE FROM tombstone")
+
+
+# What the choice finds ---------------------------------------------------------------------------------
+
+
+def test_a_truncated_newest_backup_is_passed_over_and_the_drill_ends_red(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    dump, told = sound
+    good = bucket.put(dump, told, taken=now - HOUR)
+    cut = bucket.put(dump[: len(dump) * 6 // 10], told, taken=now, about=dump)
+    run = Run().all()
+    assert run.failed == {"choice.usable"}
+    found = run.assertions["choice.usable"].found
+    assert cut in found
+    assert "(60 %): truncated" in found
+    assert f"restored instead: {good}" in found
+    assert run.outcome == "failed"
+    assert "truncated" in run.said["report"]
+
+
+def test_a_backup_without_a_manifest_and_one_with_a_forged_one_are_not_restored(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    dump, told = sound
+    none = bucket.put(dump, None, taken=now)
+    forged = bucket.put(dump, told, taken=now - HOUR)
+    with History().connect() as connection:
+        connection.execute(
+            "INSERT INTO backup (environment, key, source, state, taken_at, sha256, detail) VALUES "
+            "('sandbox', %s, 'database_backup/1', 'made', now(), %s, %s)",
+            (forged, hashlib.sha256(dump).hexdigest(), json.dumps({"manifest_sha256": "0" * 64})),
+        )
+    run = Run().all()
+    assert run.states == {"choose": "failed", "report": "failed"}
+    assert f"{none}: it has no manifest" in run.said["choose"]
+    assert f"{forged}: its manifest is not the one that was recorded" in run.said["choose"]
+    assert run.outcome == "failed"
+
+
+def test_a_backup_much_smaller_than_its_neighbours_is_passed_over_unless_it_is_named(
+    source: Source, bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    dump, told = sound
+    for hours in (2, 3, 4):
+        bucket.put(dump, told, taken=now - hours * HOUR)
+    source.renew("TRUNCATE emissions, emission_attachments, audit_log, usage_events, calculation_inputs")
+    small = bucket.put(source.dump("--schema-only"), source.sums(now), taken=now)
+    run = Run()
+    assert run.do("choose")
+    assert "of the median of its 3 neighbours" in run.assertions["choice.usable"].found
+    named = Run({"which": "key", "key": small})
+    assert named.do("choose")
+    assert named.xcom["choose", "return_value"]["key"] == small
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"which": "date", "date": "2026-1-1"}, "date: '2026-1-1' is not accepted"),
+        ({"which": "key", "key": "a b"}, "key: 'a b' is not accepted"),
+        ({"which": "newest"}, "which: 'newest' is not accepted"),
+        ({"sabotage": "fire"}, "sabotage: 'fire' is not accepted"),
+        ({"which": "date", "date": "2020-01-01"}, "no backup of 2020-01-01"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_by_name(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime, params: dict[str, Any], words: str
+) -> None:
+    bucket.put(*sound, taken=now)
+    run = Run(params)
+    assert not run.do("choose")
+    assert words in run.said["choose"]
+
+
+def test_a_random_one_is_of_the_last_days(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    keys = {bucket.put(*sound, taken=now - dt.timedelta(days=days)) for days in (0, 1, 2)}
+    bucket.put(*sound, taken=now - dt.timedelta(days=20))
+    run = Run({"which": "random", "days": 5})
+    assert run.do("choose")
+    assert run.xcom["choose", "return_value"]["key"] in keys
+    again = run.xcom["choose", "return_value"]
+    assert run.do("choose")
+    assert run.xcom["choose", "return_value"] == again, "a repeated task does not choose again"
+
+
+# What the restore finds --------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_is_found_before_anything_is_restored(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    dump, told = sound
+    flipped = bytearray(dump)
+    flipped[len(dump) * 2 // 3] ^= 0x10
+    bucket.put(bytes(flipped), told, taken=now, about=dump)
+    run = Run().all()
+    assert "backup.sha256" in run.failed
+    assert "SHA-256" in run.said["restore"]
+    assert hashlib.sha256(dump).hexdigest() in run.said["restore"]
+    assert "verify.tables" not in run.states
+    assert run.outcome == "failed"
+
+
+def test_a_dump_of_another_database_is_not_restored(
+    source: Source, bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    bucket.put(source.dump(database=PRISTINE), sound[1], taken=now)
+    run = Run().all()
+    assert "backup.database" in run.failed
+    assert f"the dump is of the database {PRISTINE}, not of {postgres.PRODUCTION}" in run.said["restore"]
+
+
+def test_an_orphan_stops_the_restore_with_the_name_of_its_foreign_key(
+    source: Source, bucket: Bucket, now: dt.datetime
+) -> None:
+    backed_up(source, bucket, now, "UPDATE emissions SET supplier_id = gen_random_uuid() WHERE id = 3")
+    run = Run().all()
+    assert run.failed >= {"restore.complete"}
+    assert "violates foreign key constraint" in run.said["restore"]
+    assert "emissions_supplier_id_fkey" in run.said["restore"]
+    assert TENANT.slug not in run.said["restore"]
+
+
+def test_a_server_that_is_too_old_or_lacks_an_extension_says_which(
+    source: Source, bucket: Bucket, now: dt.datetime
+) -> None:
+    source.renew("CREATE EXTENSION citext")
+    told, dump = source.sums(now), source.dump()
+    version = dump[dump.index(b"15.") : dump.index(b"15.") + 3]
+    newer = dump.replace(version, b"99.", 1).replace(b"citext", b"cytext")
+    bucket.put(newer, told, taken=now)
+    run = Run().all()
+    assert "it is PostgreSQL 15, and the dump is of 99: too old" in run.said["restore"]
+    assert "it lacks the extension cytext" in run.said["restore"]
+
+
+def test_a_stream_that_s3_cuts_is_gone_on_with_and_one_that_it_always_cuts_there_is_told(
+    box: Sandbox, bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump, told = sound
+    bucket.put(dump, told, taken=now)
+    at = len(dump) * 6 // 10
+    with cutting_s3(box, monkeypatch, at) as front:
+        run = Run().all()
+        assert f"breaks off at byte {at:,} of {len(dump):,} (60 %), 3 times" in run.said["restore"]
+        assert run.outcome == "unknown"
+        assert Restoring(box).scratch() == []
+        front.times = 2
+        assert Run().all().said == {}
+        assert front.times == 0
+
+
+class Front(http.server.ThreadingHTTPServer):
+    """Stands before S3 and cuts what is read at a byte of the object, so many times."""
+
+    daemon_threads = True
+    behind: int
+    at: int
+    times: int
+
+
+class Cutting(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Front
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def answer(self) -> None:
+        behind = http.client.HTTPConnection("127.0.0.1", self.server.behind)
+        length = int(self.headers.get("Content-Length") or 0)
+        behind.request(self.command, self.path, self.rfile.read(length), dict(self.headers))
+        got = behind.getresponse()
+        body = got.read()
+        size = len(body)
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        if self.command == "GET" and ".dump" in self.path and ".json" not in self.path and size > 10:
+            cut = self.server.at - start
+            if 0 <= cut < size and self.server.times:
+                self.server.times -= 1
+                body = body[:cut]
+        self.send_response(got.status)
+        for name, value in got.getheaders():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", got.getheader("Content-Length") or str(size))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        if len(body) < size:
+            self.close_connection = True
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+
+@contextmanager
+def cutting_s3(box: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[Front]:
+    front = Front(("127.0.0.1", 0), Cutting)
+    front.behind, front.at, front.times = box.port("s3-direct"), at, -1
+    threading.Thread(target=front.serve_forever, daemon=True).start()
+    connection = json.loads(os.environ["AIRFLOW_CONN_VCCI_S3"])
+    connection["extra"]["endpoint_url"] = f"http://127.0.0.1:{front.server_port}"
+    with monkeypatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_VCCI_S3", json.dumps(connection))
+        yield front
+    front.shutdown()
+    front.server_close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="only root can make a full disk")
+def test_a_disk_that_fills_up_is_told_as_that(
+    bucket: Bucket,
+    restoring: Restoring,
+    sound: tuple[bytes, dict[str, Any]],
+    now: dt.datetime,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Where PostgreSQL's own user gets to: a tablespace is reached by its whole path.
+    disk = Path(tempfile.mkdtemp(prefix="vcci-ops-small-disk-"))
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        shutil.chown(disk, "postgres", "postgres")
+        with restoring.admin() as connection:
+            connection.execute(f"CREATE TABLESPACE small LOCATION '{disk}'".encode())
+            connection.execute("GRANT CREATE ON TABLESPACE small TO vcci_restore")
+        settings(tmp_path, monkeypatch, tablespace="small")
+        bucket.put(*sound, taken=now)
+        run = Run()
+        assert run.do("choose")
+        assert run.do("scratch")
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(shutil.disk_usage(disk).free - 200_000))
+        assert not run.do("restore")
+        assert "the disk of the restore server is full" in run.said["restore"]
+        ballast.unlink()
+        assert run.do("drop")
+        run.do("report")
+        assert run.outcome == "failed"
+    finally:
+        with restoring.admin() as connection:
+            connection.execute("DROP TABLESPACE IF EXISTS small")
+        subprocess.run(["umount", str(disk)], check=True)
+        disk.rmdir()
+
+
+# What the verdicts find --------------------------------------------------------------------------------
+
+SOURCE: dict[str, tuple[str, bool, str, str]] = {
+    "one row missing": (
+        "DELETE FROM audit_log WHERE id = 5",
+        False,
+        "tables.rows",
+        "audit_log:",
+    ),
+    "one value changed": (
+        "UPDATE users SET role = 'viewer' WHERE id = (SELECT id FROM users WHERE role = 'analyst' LIMIT 1)",
+        False,
+        "tables.checksums",
+        "users: its rows are not those that were dumped",
+    ),
+    "a sequence behind": (
+        "SELECT setval('emissions_id_seq', 3)",
+        True,
+        "sequences.ahead",
+        f"emissions_id_seq stands at 3, and emissions.id has {EMISSIONS}",
+    ),
+    "a table missing": ("DROP TABLE emission_attachments", False, "tables.present", "emission_attachments is missing"),
+    "figures that do not add up": (
+        "UPDATE emissions SET co2e_kg = co2e_kg + 500 WHERE id = 7",
+        True,
+        "business.emissions_add_up",
+        "kg CO2e",
+    ),
+    "a tenant without an administrator": (
+        f"UPDATE users SET role = 'viewer' WHERE role = 'admin' AND tenant_id = '{TENANT.id}'",
+        True,
+        "business.tenant_has_admin",
+        TENANT.slug,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SOURCE)
+def test_a_backup_that_is_not_what_it_says_is_found_out(
+    source: Source, bucket: Bucket, now: dt.datetime, what: str
+) -> None:
+    statement, first, assertion, words = SOURCE[what]
+    backed_up(source, bucket, now, statement, first=first)
+    run = Run().all()
+    assert assertion in run.failed, run.assertions
+    assert words in run.assertions[assertion].found
+    assert run.outcome == "failed"
+    assert words in run.said["report"] or assertion != next(iter(sorted(run.failed)))
+
+
+def test_last_months_content_under_yesterdays_name_is_found_by_its_rows(
+    source: Source, bucket: Bucket, now: dt.datetime
+) -> None:
+    month = "interval '30 days'"
+    backed_up(
+        source,
+        bucket,
+        now,
+        f"UPDATE sessions SET last_active = last_active - {month}",
+        f"UPDATE emissions SET created_at = created_at - {month}",
+    )
+    run = Run().all()
+    assert run.failed == {"freshness.newest", "measure.rpo"}
+    assert "30 d" in run.assertions["freshness.newest"].found
+
+
+def test_a_deleted_tenant_that_comes_back_is_found(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    bucket.put(*sound, taken=now)
+    with tombstone(now - dt.timedelta(days=3)):
+        run = Run().all()
+    assert run.failed == {"tombstones.stay_deleted"}
+    found = "\n".join(run.assertions["tombstones.stay_deleted"].lines)
+    assert f"tenant {TENANT.id} is in tenants" in found
+    assert f"tenant {TENANT.id} is in usage_events" in found
+
+
+COPY: dict[str, tuple[str, str, str]] = {
+    "an index that lacks a row": (
+        "CREATE FUNCTION public.f(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'; "
+        "CREATE INDEX broken ON public.suppliers (public.f(name)); "
+        "CREATE OR REPLACE FUNCTION public.f(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT reverse($1)'",
+        "storage.amcheck",
+        "broken",
+    ),
+    "a foreign key that does not hold": (
+        "DELETE FROM public.suppliers WHERE id IN (SELECT supplier_id FROM public.emissions LIMIT 1)",
+        "constraints.foreign_keys",
+        "emissions_supplier_id_fkey:",
+    ),
+    "a platform that may not write": (
+        "ALTER TABLE public.reports OWNER TO postgres; GRANT SELECT ON public.reports TO vcci_app, PUBLIC",
+        "grants.application",
+        "vcci_app lacks INSERT on reports",
+    ),
+    "a schema of another revision": (
+        "UPDATE public.alembic_version SET version_num = '0004_documents_and_reports'",
+        "schema.revision",
+        "0004_documents_and_reports, and the manifest says 0005_activity_indexes",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", COPY)
+def test_a_copy_that_is_damaged_is_found_out(
+    bucket: Bucket,
+    restoring: Restoring,
+    sound: tuple[bytes, dict[str, Any]],
+    now: dt.datetime,
+    what: str,
+) -> None:
+    statements, assertion, words = COPY[what]
+    bucket.put(*sound, taken=now)
+    run = Run().all(lambda run: restoring.change(run.database, *statements.split("; ")))
+    assert assertion in run.failed, run.assertions
+    assert words in run.assertions[assertion].found
+    assert run.outcome == "failed"
+
+
+def test_sabotage_in_a_sandbox_is_noticed_and_leaves_no_row_in_the_register(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    bucket.put(*sound, taken=now)
+    for how, assertion in (("index-corrupt", "storage.amcheck"), ("bit-flipped", "backup.sha256")):
+        run = Run({"sabotage": how}).all()
+        assert assertion in run.failed, run.assertions
+        with History().connect() as connection:
+            query = "SELECT count(*) FROM compliance_register WHERE source = %s"
+            assert connection.execute(query, (run.source,)).fetchone() == (0,)
+    left = bucket.client.list_objects_v2(Bucket=s3.BACKUPS, Prefix="sabotage/")
+    assert left["KeyCount"] == 0
+
+
+# The restore server ------------------------------------------------------------------------------------
+
+
+def test_the_production_server_is_refused_by_its_system_identifier(
+    box: Sandbox, bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put(*sound, taken=now)
+    elsewhere = postgres.airflow_connection(box, "postgres-direct", "vcci_app", "postgres")
+    elsewhere["host"] = "localhost"  # another name for the same server
+    monkeypatch.setenv("AIRFLOW_CONN_VCCI_POSTGRES_RESTORE", json.dumps(elsewhere))
+    run = Run()
+    assert run.do("choose")
+    assert not run.do("scratch")
+    assert "leads to the production server (system identifier" in run.said["scratch"]
+    with Source(box).admin("postgres") as connection:
+        found = connection.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'vcci_drill_%'").fetchone()
+    assert found == (0,)
+
+
+def test_no_room_is_told_before_anything_is_made(
+    bucket: Bucket,
+    sound: tuple[bytes, dict[str, Any]],
+    now: dt.datetime,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings(tmp_path, monkeypatch, disk_budget=1_000_000)
+    bucket.put(*sound, taken=now)
+    run = Run().all()
+    assert "the restore server has no room for the copy" in run.said["scratch"]
+    assert run.outcome == "unknown"
+
+
+def test_left_overs_of_dead_runs_are_collected_and_those_of_runs_under_way_are_not(
+    bucket: Bucket, restoring: Restoring, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    bucket.put(*sound, taken=now)
+    dead = Run()
+    busy = Run(under_way={dead.run_id})
+    for other in (dead, busy):
+        assert other.do("choose")
+        assert other.do("scratch")
+    unsigned = Run(under_way={dead.run_id, busy.run_id})
+    assert unsigned.do("choose")
+    assert unsigned.do("scratch")  # and killed before its comment was written, which the history makes up for
+    with restoring.admin() as connection:
+        connection.execute(f"COMMENT ON DATABASE {unsigned.database} IS NULL".encode())
+        connection.execute("CREATE DATABASE vcci_drill_nobodys")
+    run = Run(under_way={busy.run_id})
+    assert run.do("choose")
+    assert run.do("scratch")
+    assert set(restoring.scratch()) == {busy.database, run.database, "vcci_drill_nobodys"}
+    said = "\n".join(run.drills.detail(run.source)["collected"])
+    assert f"{dead.database} dropped: left by {dead.source}" in said
+    assert f"{unsigned.database} dropped" in said
+    assert f"{busy.database} left alone: {busy.source} is under way" in said
+    assert "vcci_drill_nobodys left alone: nobody has signed it" in said
+    for other in (busy, run):
+        assert other.do("drop")
+    with restoring.admin() as connection:
+        connection.execute("DROP DATABASE vcci_drill_nobodys")
+
+
+def test_a_copy_is_kept_when_the_form_says_so_and_goes_when_its_time_is_over(
+    bucket: Bucket,
+    restoring: Restoring,
+    sound: tuple[bytes, dict[str, Any]],
+    now: dt.datetime,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings(tmp_path, monkeypatch, keep_at_most="2s")
+    bucket.put(*sound, taken=now)
+    spoil = "UPDATE public.alembic_version SET version_num = 'other'"
+    kept = Run({"keep_on_failure": True}).all(lambda run: restoring.change(run.database, spoil))
+    assert restoring.scratch() == [kept.database]
+    good = Run()
+    wait_until("its time is over", lambda: Run().do("choose") and _collected(good, restoring), seconds=20)
+
+
+def _collected(run: Run, restoring: Restoring) -> bool:
+    """Whether a drill that begins and ends has left nothing."""
+    assert run.do("choose")
+    assert run.do("scratch")
+    assert run.do("drop")
+    return restoring.scratch() == []
+
+
+# Killed ------------------------------------------------------------------------------------------------
+
+AT = {
+    "choose": "ok ",
+    "scratch": "is there, empty",
+    "restore: read": "read 100 %",
+    "restore: tables": "pre-data: 1 of 1",
+    "restore: rows": "data: 1 of",
+    "restore: indexes": "post-data: 1 of",
+    "verify.tables": "rows",
+    "verify.constraints": "ok ",
+    "measure": "ok ",
+    "drop": "was dropped",
+    "report": "SHA-256 of report.json",
+}
+"""Task → what it says when it is killed."""
+
+
+def test_killed_in_every_phase_and_cleared_the_drill_comes_to_the_same_end(
+    bucket: Bucket, restoring: Restoring, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    bucket.put(*sound, taken=now)
+    run = Run()
+    for moment, words in AT.items():
+        task = moment.partition(":")[0]
+        for before in ("choose", "scratch", "restore"):
+            if before not in run.states and before != task and task not in ("choose", "scratch"):
+                assert run.do(before), run.said
+        killed_when(run, task, words)
+        if task == "restore":
+            wait_until("its pg_restore end with it", lambda: not restores_under_way(run.database), seconds=10)
+            run.states.pop("restore", None)
+        if task != "restore" or moment.endswith("indexes"):
+            assert run.do(task), (moment, run.said)
+        if task == "restore" and moment.endswith("indexes"):
+            for part in PARTS:
+                assert run.do(f"verify.{part}"), run.said
+    assert run.outcome == "passed"
+    assert run.failed == set()
+
+
+def killed_when(run: Run, task: str, words: str) -> None:
+    """Run a task in a process of its own, and kill that at once when it says something."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        os.close(reading)
+        code = 1
+        try:
+            _speak()
+            context = run.context(task)
+            with current(context):
+                run.task(task).execute(context)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    seen: list[str] = []
+    with os.fdopen(reading, errors="replace") as lines:
+        for line in lines:
+            seen.append(line)
+            if words in line:
+                break
+        else:
+            pytest.fail(f"{task} never said {words!r}: {''.join(seen)[-3000:]}")
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _speak() -> None:
+    import logging
+    import sys
+
+    handler = logging.StreamHandler(os.fdopen(1, "w", buffering=1, closefd=False))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("airflow.task").setLevel(logging.INFO)
+    logging.getLogger("airflow.task").propagate = True
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
