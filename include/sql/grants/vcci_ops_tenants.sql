@@ -3,6 +3,7 @@
 -- Run by the database's owner or an administrator, connected to vcci_production, after
 --   CREATE ROLE vcci_ops_tenants LOGIN PASSWORD '...';
 -- Safe to run again; run it again after each migration.
+-- Where row-level security is on, it needs more: ALTER ROLE vcci_ops_tenants BYPASSRLS (it refuses to overlook rows).
 
 GRANT CONNECT ON DATABASE vcci_production TO vcci_ops_tenants;
 

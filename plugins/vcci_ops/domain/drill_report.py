@@ -218,7 +218,9 @@ def slack_root(report: DrillReport, url: str) -> str:
         _numbers(report),
     ]
     if report.backup:
-        lines.append(f"`{escape(str(report.backup['key']))}`, asked for by {escape(report.requested_by)}")
+        by = report.requested_by
+        asked = "on schedule" if by in ("", "unknown") else f"asked for by {escape(by)}"
+        lines.append(f"`{escape(str(report.backup['key']))}`, {asked}")
     return "\n".join([*filter(None, lines), link(url, "Report")])
 
 
