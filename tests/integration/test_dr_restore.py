@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 
@@ -663,6 +664,47 @@ def test_left_overs_of_dead_runs_are_collected_and_those_of_runs_under_way_are_n
         assert other.do("drop")
     with restoring.admin() as connection:
         connection.execute("DROP DATABASE vcci_drill_nobodys")
+
+
+def test_a_copy_goes_whoever_is_in_it_and_only_a_superuser_is_waited_for(
+    box: Sandbox, bucket: Bucket, restoring: Restoring, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+) -> None:
+    bucket.put(*sound, taken=now)
+    run = Run()
+    assert run.do("choose")
+    assert run.do("scratch")
+    program = psycopg.connect(**postgres.parameters(box, "postgres-restore", "vcci_drill_app", run.database))
+    with restoring.admin(run.database):
+        assert not run.do("drop")
+        assert f"{run.database} is still there, for postgres is connected to it" in run.said["drop"]
+    with pytest.raises(psycopg.OperationalError):
+        program.execute("SELECT 1")
+    with vacuuming(restoring, run.database):
+        assert run.do("drop"), run.said
+    assert restoring.scratch() == []
+
+
+@contextmanager
+def vacuuming(restoring: Restoring, database: str) -> Iterator[None]:
+    """Let autovacuum work in a database, slowly: PostgreSQL lets only a superuser end it by name."""
+    slow = "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1"
+    with restoring.admin(database) as connection:
+        connection.execute(f"CREATE TABLE public.filler WITH ({slow}) AS SELECT n FROM generate_series(1, 500000) n")
+        connection.execute("DELETE FROM public.filler")
+    with restoring.admin() as connection:
+        connection.execute("ALTER SYSTEM SET autovacuum_naptime = 1")
+        connection.execute("SELECT pg_reload_conf()")
+        at_work = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND backend_type = 'autovacuum worker'"
+        try:
+            wait_until(
+                "autovacuum is there",
+                lambda: connection.execute(at_work, (database,)).fetchone() is not None,
+                seconds=60,
+            )
+            yield
+        finally:
+            connection.execute("ALTER SYSTEM RESET autovacuum_naptime")
+            connection.execute("SELECT pg_reload_conf()")
 
 
 def test_a_copy_is_kept_when_the_form_says_so_and_goes_when_its_time_is_over(

@@ -25,6 +25,8 @@ GRANT vcci_app TO vcci_restore;
 -- The platform's own tests log in as vcci_drill_app and act as the platform's role.
 GRANT vcci_app TO vcci_drill_app;
 ALTER ROLE vcci_drill_app SET role = 'vcci_app';
+-- A test that hangs must not keep its copy: only a member of a role may end its sessions.
+GRANT vcci_drill_app TO vcci_restore;
 
 -- Only a superuser can create these. A database made from this template has them; the dump's own CREATE EXTENSION IF NOT
 -- EXISTS then passes. Add what production has of this kind (pg_stat_statements also wants shared_preload_libraries).

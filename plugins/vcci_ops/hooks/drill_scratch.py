@@ -16,6 +16,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from vcci_ops.domain.units import humanize
 from vcci_ops.exceptions import MeasurementError, Refused
+from vcci_ops.hooks.databases import drop_database
 from vcci_ops.hooks.tenant_session import TenantPostgres
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class ScratchServer:
         owner, template = Identifier(self.drill.application_role), Identifier(self.drill.template)
         where = SQL(" TABLESPACE {}").format(Identifier(self.drill.tablespace)) if self.drill.tablespace else SQL("")
         with self.session() as server:
-            server.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
+            drop_database(server, name)
             made = SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} ENCODING 'UTF8'{}")
             server.execute(made.format(Identifier(name), owner, template, where))
             server.execute(self._signed(name, {"run": run}))
@@ -171,10 +172,13 @@ class ScratchServer:
         return until
 
     def drop(self, name: str) -> None:
-        """Drop a database with everything that is connected to it; one that is gone already is fine."""
+        """Drop a database with everything that is connected to it; one that is gone already is fine.
+
+        :raises Unreachable: when somebody is in it whose session may not be ended.
+        """
         self._require_ours(name)
         with self.session() as server:
-            server.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
+            drop_database(server, name)
 
     def size(self, name: str) -> int:
         """Return how many bytes a database takes."""
@@ -214,12 +218,16 @@ class ScratchServer:
                 why = self._why_kept(dataclasses.replace(found, run=run), own, alive)
             except MeasurementError as error:
                 why = f"it cannot be told whether {run} still runs ({error})"
-            if why:
-                said.append(f"{found.database} left alone: {why}")
-            else:
-                self.drop(found.database)
-                said.append(f"{found.database} dropped: left by {run}")
+            said.append(f"{found.database} left alone: {why}" if why else self._collected(found.database, run))
         return said
+
+    def _collected(self, name: str, run: str) -> str:
+        """Drop what a run has left; somebody who looks at it keeps no drill from beginning."""
+        try:
+            self.drop(name)
+        except MeasurementError as error:
+            return f"{name} left alone: {error}"
+        return f"{name} dropped: left by {run}"
 
     def _why_kept(self, found: Registered, own: str, alive: Callable[[str], bool]) -> str:
         if not found.run:

@@ -17,6 +17,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from vcci_ops.domain import tenant_export as told
 from vcci_ops.domain.tenant_export import Export, TableExport
 from vcci_ops.exceptions import ChangeFailed, NoData, UnexpectedAnswer
+from vcci_ops.hooks.databases import drop_database
 from vcci_ops.hooks.tenant_copy import Tally, copied_out
 from vcci_ops.hooks.tenant_documents import Documents
 from vcci_ops.hooks.tenant_objects import ExportStore, unpacked
@@ -158,7 +159,7 @@ def scratch_database(conn_id: str) -> Iterator[Connection]:
                 connection.execute("SET search_path = ''")
                 yield connection
         finally:
-            _drop(server, name)
+            drop_database(server, name)
 
 
 def _collect(server: Connection) -> None:
@@ -168,9 +169,5 @@ def _collect(server: Connection) -> None:
         row: Any = server.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)).fetchone()
         if row[0]:
             log.info("dropping %s, which a killed proof has left", name)
-            _drop(server, name)
+            drop_database(server, name)
             server.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
-
-
-def _drop(server: Connection, name: str) -> None:
-    server.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
