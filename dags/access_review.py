@@ -76,7 +76,7 @@ with DAG(
     dag_id="access_review",
     description="List who has access, have it reviewed, deactivate inactive users who were approved, keep the evidence",
     doc_md=__doc__,
-    schedule=CronTriggerTimetable(review_settings.schedule, timezone="UTC"),
+    schedule=CronTriggerTimetable(review_settings.schedule, timezone="UTC", run_immediately=dt.timedelta(0)),
     catchup=False,
     max_active_runs=2,
     dagrun_timeout=dt.timedelta(seconds=review_settings.approve_within) + 3 * DAY,

@@ -40,7 +40,7 @@ from __future__ import annotations
 import datetime as dt
 
 from airflow.providers.smtp.notifications.smtp import send_smtp_notification
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from vcci_ops.notifications.silence import SilentRunNotifier
 from vcci_ops.operators.database_backup import (
@@ -75,7 +75,7 @@ with DAG(
     dag_id="database_backup",
     description="Dump production straight into S3, read it back, keep what nothing newer replaces",
     doc_md=__doc__,
-    schedule=backup.schedule,
+    schedule=CronTriggerTimetable(backup.schedule, timezone="UTC", run_immediately=dt.timedelta(0)),
     start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     catchup=False,
     max_active_runs=1,

@@ -41,7 +41,7 @@ from __future__ import annotations
 import datetime as dt
 
 from airflow.providers.smtp.notifications.smtp import send_smtp_notification
-from airflow.sdk import DAG, Param, TaskGroup
+from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup
 
 from vcci_ops.notifications.silence import SilentRunNotifier
 from vcci_ops.operators.drill import (
@@ -80,7 +80,7 @@ with DAG(
     dag_id="dr_restore_test",
     description="Restore a backup into a scratch database, prove that it is good, measure, leave the evidence",
     doc_md=__doc__,
-    schedule=drill.schedule,
+    schedule=CronTriggerTimetable(drill.schedule, timezone="UTC", run_immediately=dt.timedelta(0)),
     start_date=dt.datetime(2025, 1, 1, tzinfo=dt.UTC),
     catchup=False,
     max_active_runs=2,

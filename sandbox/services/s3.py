@@ -150,19 +150,28 @@ def _remove(s3: Any, keys: list[str]) -> None:
         s3.delete_object(Bucket=BACKUPS, Key=key + backups.MANIFEST_SUFFIX)
 
 
+def _since(s3: Any, key: str) -> list[str]:
+    """Return the backups from a key on; also those that database_backup has made meanwhile."""
+    found = (item["Key"] for item in _objects(s3, BACKUPS))
+    return [name for name in found if name >= key and not name.endswith(backups.MANIFEST_SUFFIX)]
+
+
 def _miss(sandbox: Sandbox, _options: dict[str, Any]) -> None:
-    now = datetime.now(UTC)
-    _remove(client(sandbox), [backups.key(now, 0), backups.key(now, 1)])
+    s3 = client(sandbox)
+    _remove(s3, _since(s3, backups.key(datetime.now(UTC), 1)))
 
 
 def _truncate(sandbox: Sandbox, _options: dict[str, Any]) -> None:
+    s3, key = client(sandbox), backups.key(datetime.now(UTC), 0)
+    _remove(s3, [later for later in _since(s3, key) if later != key])
     content = backups.dump_of(sandbox, 0).read_bytes()
-    key = backups.key(datetime.now(UTC), 0)
-    client(sandbox).put_object(Bucket=BACKUPS, Key=key, Body=content[: len(content) * 6 // 10])
+    s3.put_object(Bucket=BACKUPS, Key=key, Body=content[: len(content) * 6 // 10])
 
 
 def _shrink(sandbox: Sandbox, _options: dict[str, Any]) -> None:
-    _put_backup(client(sandbox), backups.shrunken_dump(sandbox), datetime.now(UTC), 0)
+    s3, now = client(sandbox), datetime.now(UTC)
+    _remove(s3, _since(s3, backups.key(now, 0)))
+    _put_backup(s3, backups.shrunken_dump(sandbox), now, 0)
 
 
 def _heal(sandbox: Sandbox, _options: dict[str, Any]) -> None:

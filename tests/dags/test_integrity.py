@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
@@ -58,6 +59,13 @@ def test_is_bounded_in_time_and_retried(dag: DAG) -> None:
         assert task.retries >= 1 or task.task_id == "verdict", task.task_id
         if isinstance(task, CheckOperator):
             assert task.execution_timeout.total_seconds() > task.deadline
+
+
+def test_none_is_run_for_a_time_that_had_passed_when_it_was_first_seen(dag: DAG) -> None:
+    """A deployment at noon is no 02:00: it neither dumps production nor reviews anybody's access."""
+    if dag.schedule is not None:
+        each = getattr(dag.timetable, "timetables", [dag.timetable])
+        assert {timetable.run_immediately for timetable in each} == {dt.timedelta(0)}
 
 
 def test_a_failed_delivery_and_a_run_out_of_time_tell_somebody(dag: DAG) -> None:
