@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowRuntimeError, ErrorType
+from airflow.sdk.exceptions import AirflowException, AirflowRuntimeError, AirflowSkipException, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
 from psycopg import sql
 
 from sandbox.platform import data
 from sandbox.service import Sandbox, find_program
 from sandbox.services import postgres, s3
+from tests.integration.acting_fixtures import complete
 from vcci_ops.domain.backup_manifest import written
 from vcci_ops.domain.drill import Assertion
 from vcci_ops.hooks import table_sums
@@ -31,10 +32,11 @@ from vcci_ops.operators.drill import (
     SabotageOperator,
     ScratchOperator,
 )
+from vcci_ops.operators.drill_jobs import KnownRevisionOperator, SmokeOperator, UpgradeOperator
 from vcci_ops.operators.drill_report import DrillReportOperator
 from vcci_ops.operators.drill_verify import PARTS, MeasureOperator, VerifyOperator
 
-NAMESPACE = "vcci-production"
+APPLICATION = ("known", "smoke", "upgrade")
 KEY = "daily/vcci_production-%Y%m%dT%H%M%SZ.dump"
 PRISTINE = "pristine"
 EMISSIONS = 400
@@ -199,10 +201,14 @@ class Ti:
 
 @dataclasses.dataclass
 class Run:
-    """A run of dr_restore_test, task by task, as its file wires them, without the platform's own programs."""
+    """A run of dr_restore_test, task by task, as its file wires them.
+
+    :param namespace: where the platform's own programs run; empty: they do not.
+    """
 
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     dag_id: str = "dr_restore_test"
+    namespace: str = ""
     run_id: str = dataclasses.field(default_factory=lambda: f"manual__{uuid.uuid4().hex[:8]}")
     under_way: set[str] = dataclasses.field(default_factory=set)
     xcom: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
@@ -228,23 +234,31 @@ class Run:
             "choose": lambda: ChooseBackupOperator(task_id=task_id),
             "scratch": lambda: ScratchOperator(task_id=task_id),
             "restore": lambda: RestoreOperator(task_id=task_id),
+            "application.known": lambda: KnownRevisionOperator(task_id="known", program="known", **self.job),
+            "application.smoke": lambda: SmokeOperator(task_id="smoke", program="smoke", **self.job),
+            "application.upgrade": lambda: UpgradeOperator(task_id="upgrade", program="upgrade", **self.job),
             "sabotage": lambda: SabotageOperator(task_id=task_id),
             "measure": lambda: MeasureOperator(task_id=task_id),
-            "drop": lambda: DropScratchOperator(task_id=task_id, namespace=NAMESPACE),
-            "report": lambda: DrillReportOperator(task_id=task_id, namespace=NAMESPACE),
+            "drop": lambda: DropScratchOperator(task_id=task_id, namespace=self.namespace),
+            "report": lambda: DrillReportOperator(task_id=task_id, namespace=self.namespace),
         }
         return made[task_id]()
 
     def do(self, task_id: str) -> bool:
         """Run a task; return whether it ended well."""
         context = self.context(task_id)
+        self.states[task_id] = "running"
         try:
             with current(context):
-                value = self.task(task_id).execute(context)
+                value = complete(self.task(task_id), context)
+        except AirflowSkipException as skipped:
+            self.states[task_id], self.said[task_id] = "skipped", str(skipped)
+            return True
         except AirflowException as error:
             self.states[task_id], self.said[task_id] = "failed", str(error)
             return False
         self.states[task_id] = "success"
+        self.said.pop(task_id, None)
         if value is not None:
             self.xcom[task_id, "return_value"] = json.loads(json.dumps(value))
         return True
@@ -260,9 +274,21 @@ class Run:
                 for part in PARTS:
                     self.do(f"verify.{part}")
             self.do("measure")
+            for program in APPLICATION if self.namespace else ():
+                self.do(f"application.{program}")
             self.do("drop")
         self.do("report")
         return self
+
+    def some(self, *tasks: str) -> Run:
+        """Run some tasks, one after the other, whatever becomes of them."""
+        for task in tasks:
+            self.do(task)
+        return self
+
+    @property
+    def job(self) -> dict[str, Any]:
+        return {"namespace": self.namespace, "poll": 0.2, "patience": 10.0}
 
     @property
     def drills(self) -> Drills:

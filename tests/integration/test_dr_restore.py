@@ -20,12 +20,15 @@ from typing import Any
 
 import psycopg
 import pytest
+import requests
 import yaml
 
+from sandbox.platform import data
 from sandbox.service import Sandbox, wait_until
 from sandbox.services import postgres, s3
 from sandbox.services.messages import Messages
 from tests.integration.drill_fixtures import (
+    APPLICATION,
     EMISSIONS,
     PRISTINE,
     TENANT,
@@ -36,11 +39,13 @@ from tests.integration.drill_fixtures import (
     current,
     restores_under_way,
 )
+from tests.integration.kube_fixtures import Plane, connect, furnished, played_plane
+from vcci_ops.hooks import drill_sabotage
 from vcci_ops.hooks.history import History, upgrade
 from vcci_ops.operators.drill_verify import PARTS
 from vcci_ops.settings import INCLUDE
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.kube, pytest.mark.timeout(240)]
 HOUR = dt.timedelta(hours=1)
 
 
@@ -138,11 +143,21 @@ def backed_up(source: Source, bucket: Bucket, now: dt.datetime, *statements: str
 
 
 def test_a_sound_backup_passes_every_assertion_and_leaves_evidence(
-    box: Sandbox, bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
+    box: Sandbox,
+    bucket: Bucket,
+    sound: tuple[bytes, dict[str, Any]],
+    now: dt.datetime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     key = bucket.put(*sound, taken=now)
-    run = Run().all()
-    assert run.said == {}
+    run = Run()
+    with slack_down(monkeypatch):
+        run.all()
+    assert set(run.said) == {"report"}
+    assert "is good, but not everybody was told: Slack: " in run.said["report"]
+    assert run.do("report"), "when Slack is back the task is cleared"
+    inbox = requests.get(f"http://127.0.0.1:{box.port('inbox')}/api/slack", timeout=5).text
+    assert "Restore drill: The backup can be restored, and is good" in inbox
     assert {made.status for made in run.assertions.values()} == {"ok"}, run.assertions
     assert {made.part for made in run.assertions.values()} >= set(PARTS)
     past = run.drills.get(run.source)
@@ -163,6 +178,15 @@ def test_a_sound_backup_passes_every_assertion_and_leaves_evidence(
             (run.source,),
         ).fetchone()
     assert row == ("backup-restore-test", "met", folder + "report.json", digest)
+
+
+@contextmanager
+def slack_down(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        connection = json.loads(os.environ["AIRFLOW_CONN_VCCI_SLACK"])
+        connection["extra"]["base_url"] = "http://127.0.0.1:9/api/"
+        patch.setenv("AIRFLOW_CONN_VCCI_SLACK", json.dumps(connection))
+        yield
 
 
 def test_of_an_old_manifest_what_it_does_not_say_is_a_warning_and_the_rest_is_proven(
@@ -193,27 +217,15 @@ def test_a_database_that_is_empty_by_right_passes(source: Source, bucket: Bucket
     assert "nothing in them, as the manifest says" in run.assertions["freshness.newest"].found
 
 
-def test_a_tenant_that_was_deleted_after_the_backup_is_in_it_by_right_and_named(
-    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
-) -> None:
-    bucket.put(*sound, taken=now - HOUR)
-    with tombstone(now):
-        run = Run().all()
-    assert run.outcome == "passed", run.assertions
-    made = run.assertions["tombstones.since"]
-    assert made.status == "warning"
-    assert TENANT.id in made.found
-    assert "tenant_delete" in made.why
-
-
 @contextmanager
-def tombstone(deleted_at: dt.datetime) -> Iterator[None]:
+def tombstones(deleted: dict[data.Tenant, dt.datetime]) -> Iterator[None]:
     with History().connect() as connection:
-        connection.execute(
-            "INSERT INTO tombstone (environment, tenant_id, slug, name, deleted_at, certificate, certificate_sha256) "
-            "VALUES ('sandbox', %s, %s, 'gone', %s, 'c', 'c')",
-            (TENANT.id, TENANT.slug, deleted_at),
-        )
+        for tenant, at in deleted.items():
+            connection.execute(
+                "INSERT INTO tombstone (environment, tenant_id, slug, name, deleted_at, certificate, "
+                "certificate_sha256) VALUES ('sandbox', %s, %s, 'gone', %s, 'c', 'c')",
+                (tenant.id, tenant.slug, at),
+            )
     try:
         yield
     finally:
@@ -305,6 +317,13 @@ def test_a_random_one_is_of_the_last_days(
     again = run.xcom["choose", "return_value"]
     assert run.do("choose")
     assert run.xcom["choose", "return_value"] == again, "a repeated task does not choose again"
+    with tombstones({TENANT: now - HOUR}):
+        other = Run({"which": "random", "days": 5})
+        assert other.do("choose")
+    chosen = other.xcom["choose", "return_value"]["key"]
+    skipped = other.assertions["choice.usable"].lines
+    assert chosen == min(keys) or chosen in keys
+    assert all("1 tenants were deleted since" in line for line in skipped)
 
 
 # What the restore finds --------------------------------------------------------------------------------
@@ -471,52 +490,62 @@ def test_a_disk_that_fills_up_is_told_as_that(
 
 # What the verdicts find --------------------------------------------------------------------------------
 
-SOURCE: dict[str, tuple[str, bool, str, str]] = {
-    "one row missing": (
-        "DELETE FROM audit_log WHERE id = 5",
-        False,
-        "tables.rows",
-        "audit_log:",
-    ),
+Damage = dict[str, tuple[str, str, str]]
+"""What → the statement that does it, which assertion finds it, and words of that."""
+CHANGED_SINCE: Damage = {
+    "one row missing": ("DELETE FROM audit_log WHERE id = 5", "tables.rows", "audit_log:"),
     "one value changed": (
         "UPDATE users SET role = 'viewer' WHERE id = (SELECT id FROM users WHERE role = 'analyst' LIMIT 1)",
-        False,
         "tables.checksums",
         "users: its rows are not those that were dumped",
     ),
+    "a table missing": ("DROP TABLE emission_attachments", "tables.present", "emission_attachments is missing"),
+}
+WRONG_FROM_THE_BEGINNING: Damage = {
     "a sequence behind": (
         "SELECT setval('emissions_id_seq', 3)",
-        True,
         "sequences.ahead",
         f"emissions_id_seq stands at 3, and emissions.id has {EMISSIONS}",
     ),
-    "a table missing": ("DROP TABLE emission_attachments", False, "tables.present", "emission_attachments is missing"),
     "figures that do not add up": (
         "UPDATE emissions SET co2e_kg = co2e_kg + 500 WHERE id = 7",
-        True,
         "business.emissions_add_up",
         "kg CO2e",
     ),
     "a tenant without an administrator": (
         f"UPDATE users SET role = 'viewer' WHERE role = 'admin' AND tenant_id = '{TENANT.id}'",
-        True,
         "business.tenant_has_admin",
         TENANT.slug,
     ),
 }
 
 
-@pytest.mark.parametrize("what", SOURCE)
-def test_a_backup_that_is_not_what_it_says_is_found_out(
-    source: Source, bucket: Bucket, now: dt.datetime, what: str
+def test_a_copy_that_is_not_what_the_manifest_says_is_found_out(
+    source: Source, bucket: Bucket, now: dt.datetime
 ) -> None:
-    statement, first, assertion, words = SOURCE[what]
-    backed_up(source, bucket, now, statement, first=first)
-    run = Run().all()
-    assert assertion in run.failed, run.assertions
-    assert words in run.assertions[assertion].found
+    backed_up(source, bucket, now, *(statement for statement, _, _ in CHANGED_SINCE.values()), first=False)
+    require_found(Run().all(), CHANGED_SINCE)
+
+
+def test_a_backup_of_a_database_that_was_wrong_already_is_found_out(
+    source: Source, bucket: Bucket, now: dt.datetime
+) -> None:
+    backed_up(source, bucket, now, *(statement for statement, _, _ in WRONG_FROM_THE_BEGINNING.values()))
+    run = require_found(Run().all(), WRONG_FROM_THE_BEGINNING)
+    assert run.failed == {assertion for _, assertion, _ in WRONG_FROM_THE_BEGINNING.values()}
+
+
+def require_found(run: Run, damage: Damage) -> Run:
+    """Pass when each piece of damage was found by its assertion, in its words, and the drill ended red with them."""
+    for what, (_, assertion, words) in damage.items():
+        assert assertion in run.failed, (what, run.assertions)
+        made = run.assertions[assertion]
+        assert words in "\n".join(made.lines), what
+        assert made.why, what
+        assert made.found in run.said[f"verify.{made.part}"], what
     assert run.outcome == "failed"
-    assert words in run.said["report"] or assertion != next(iter(sorted(run.failed)))
+    assert "assertions do not hold" in run.said["report"]
+    return run
 
 
 def test_last_months_content_under_yesterdays_name_is_found_by_its_rows(
@@ -535,25 +564,29 @@ def test_last_months_content_under_yesterdays_name_is_found_by_its_rows(
     assert "30 d" in run.assertions["freshness.newest"].found
 
 
-def test_a_deleted_tenant_that_comes_back_is_found(
+def test_a_deleted_tenant_that_comes_back_is_found_and_one_deleted_since_is_named(
     bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
 ) -> None:
-    bucket.put(*sound, taken=now)
-    with tombstone(now - dt.timedelta(days=3)):
+    bucket.put(*sound, taken=now - HOUR)
+    back, since = data.TENANTS[:2]
+    with tombstones({back: now - 3 * 24 * HOUR, since: now}):
         run = Run().all()
     assert run.failed == {"tombstones.stay_deleted"}
     found = "\n".join(run.assertions["tombstones.stay_deleted"].lines)
-    assert f"tenant {TENANT.id} is in tenants" in found
-    assert f"tenant {TENANT.id} is in usage_events" in found
+    assert f"tenant {back.id} is in tenants" in found
+    assert f"tenant {back.id} is in usage_events" in found
+    assert since.id not in found, "in the backup it is by right"
+    made = run.assertions["tombstones.since"]
+    assert (made.status, since.id in made.found, "tenant_delete" in made.why) == ("warning", True, True)
 
 
-COPY: dict[str, tuple[str, str, str]] = {
+IN_COPY: Damage = {
     "an index that lacks a row": (
         "CREATE FUNCTION public.f(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'; "
         "CREATE INDEX broken ON public.suppliers (public.f(name)); "
         "CREATE OR REPLACE FUNCTION public.f(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT reverse($1)'",
         "storage.amcheck",
-        "broken",
+        "index broken",
     ),
     "a foreign key that does not hold": (
         "DELETE FROM public.suppliers WHERE id IN (SELECT supplier_id FROM public.emissions LIMIT 1)",
@@ -571,36 +604,69 @@ COPY: dict[str, tuple[str, str, str]] = {
         "0004_documents_and_reports, and the manifest says 0005_activity_indexes",
     ),
 }
+SABOTAGE = {
+    "row-missing": ("tables.rows", "audit_log:"),
+    "value-changed": ("tables.checksums", "emissions: its rows"),
+    "table-missing": ("tables.present", "emission_attachments is missing"),
+    "sequence-behind": ("sequences.ahead", "emissions_id_seq stands at 1,"),
+    "orphan": ("business.usage_of_known_tenants", ""),
+    "index-corrupt": ("storage.amcheck", "index sabotaged"),
+}
+"""What the form offers to damage in the copy → which assertion finds it, and words of that."""
 
 
-@pytest.mark.parametrize("what", COPY)
-def test_a_copy_that_is_damaged_is_found_out(
-    bucket: Bucket,
-    restoring: Restoring,
-    sound: tuple[bytes, dict[str, Any]],
-    now: dt.datetime,
-    what: str,
+def test_a_copy_that_is_damaged_is_found_out_and_sabotage_leaves_no_row_in_the_register(
+    bucket: Bucket, restoring: Restoring, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
 ) -> None:
-    statements, assertion, words = COPY[what]
+    assert set(SABOTAGE) == set(drill_sabotage.IN_COPY)
     bucket.put(*sound, taken=now)
-    run = Run().all(lambda run: restoring.change(run.database, *statements.split("; ")))
-    assert assertion in run.failed, run.assertions
+    first, *others = SABOTAGE
+
+    def more(run: Run) -> None:
+        for how in others:
+            run.params = {"sabotage": how}
+            assert run.do("sabotage")
+        restoring.change(run.database, *(one for given, _, _ in IN_COPY.values() for one in given.split("; ")))
+
+    run = require_found(Run({"sabotage": first}).all(more), IN_COPY)
+    for how, (assertion, words) in SABOTAGE.items():
+        made = run.assertions[assertion]
+        assert made.status == "critical", how
+        assert words in "\n".join(made.lines), how
+    assert "reports" in "\n".join(run.assertions["grants.others"].lines), "PUBLIC may read it"
+    assert registered(run) == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "assertion", "words"),
+    [
+        ("truncated", "choice.usable", "(60 %): truncated"),
+        ("bit-flipped", "backup.sha256", ""),
+        ("manifest-missing", "choice.usable", "it has no manifest"),
+        ("manifest-forged", "tables.rows", "rows, "),
+        ("renamed", "choice.usable", "an old dump under a new name"),
+    ],
+)
+def test_sabotage_of_the_backup_is_noticed_and_removed(
+    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime, how: str, assertion: str, words: str
+) -> None:
+    assert how in drill_sabotage.IN_BACKUP
+    bucket.put(*sound, taken=now)
+    run = Run({"sabotage": how}).all()
+    assert run.failed >= {assertion}, run.assertions
     assert words in run.assertions[assertion].found
     assert run.outcome == "failed"
-
-
-def test_sabotage_in_a_sandbox_is_noticed_and_leaves_no_row_in_the_register(
-    bucket: Bucket, sound: tuple[bytes, dict[str, Any]], now: dt.datetime
-) -> None:
-    bucket.put(*sound, taken=now)
-    for how, assertion in (("index-corrupt", "storage.amcheck"), ("bit-flipped", "backup.sha256")):
-        run = Run({"sabotage": how}).all()
-        assert assertion in run.failed, run.assertions
-        with History().connect() as connection:
-            query = "SELECT count(*) FROM compliance_register WHERE source = %s"
-            assert connection.execute(query, (run.source,)).fetchone() == (0,)
+    assert registered(run) == 0
     left = bucket.client.list_objects_v2(Bucket=s3.BACKUPS, Prefix="sabotage/")
     assert left["KeyCount"] == 0
+
+
+def registered(run: Run) -> int:
+    """Return how many rows the compliance register has of a run."""
+    with History().connect() as connection:
+        query = "SELECT count(*) FROM compliance_register WHERE source = %s"
+        row: Any = connection.execute(query, (run.source,)).fetchone()
+    return int(row[0])
 
 
 # The restore server ------------------------------------------------------------------------------------
@@ -715,7 +781,7 @@ def test_a_copy_is_kept_when_the_form_says_so_and_goes_when_its_time_is_over(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings(tmp_path, monkeypatch, keep_at_most="2s")
+    settings(tmp_path, monkeypatch, keep_at_most="1s")
     bucket.put(*sound, taken=now)
     spoil = "UPDATE public.alembic_version SET version_num = 'other'"
     kept = Run({"keep_on_failure": True}).all(lambda run: restoring.change(run.database, spoil))
@@ -730,6 +796,82 @@ def _collected(run: Run, restoring: Restoring) -> bool:
     assert run.do("scratch")
     assert run.do("drop")
     return restoring.scratch() == []
+
+
+# The platform's own programs -----------------------------------------------------------------------------
+
+PROGRAM = "import os, psycopg; c = psycopg.connect(os.environ['DATABASE_URL'], autocommit=True); "
+KNOWN = ("python", "-c", "print('Rev: 0006_next (head)'); print('Rev: 0005_activity_indexes')")
+SMOKE = ("python", "-c", PROGRAM + "c.execute('UPDATE public.users SET role = role'); print('ok')")
+UPGRADE = ("python", "-c", PROGRAM + "c.execute(\"UPDATE public.alembic_version SET version_num = '0006_next'\")")
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """The played Kubernetes API, which runs what Jobs say."""
+    folder = tmp_path_factory.mktemp("kube")
+    with played_plane(folder) as admin, furnished("played", admin, folder, changes=True) as made:
+        made.deploy("backend-api", "v1")
+        yield made
+
+
+def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    given = {"url_scheme": "postgresql", "known": KNOWN, "smoke": SMOKE, "upgrade": UPGRADE, **changes}
+    settings(folder, monkeypatch, application={key: list(v) if isinstance(v, tuple) else v for key, v in given.items()})
+
+
+def test_the_release_that_runs_works_on_the_copy_and_its_login_goes_with_it(
+    plane: Plane,
+    box: Sandbox,
+    bucket: Bucket,
+    sound: tuple[bytes, dict[str, Any]],
+    now: dt.datetime,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    connect(monkeypatch, plane.checks_config)
+    programs(tmp_path, monkeypatch)
+    bucket.put(*sound, taken=now)
+    run = Run(namespace=plane.namespace).all()
+    assert run.said == {}, run.assertions
+    made = {id_: (one.status, one.found) for id_, one in run.assertions.items() if one.part == "application"}
+    assert made["application.revision"] == ("ok", "0005_activity_indexes, which it knows")
+    assert made["application.smoke"] == ("ok", "exit code 0")
+    status, found = made["application.upgrade"]
+    assert (status, "0005_activity_indexes → 0006_next, in " in found) == ("ok", True)
+    password = box.secret("postgres-vcci_drill_app")
+    listed = plane.kubectl("get", "jobs,pods,secrets", "-n", plane.namespace, "-o", "json")
+    assert password not in listed + capsys.readouterr().out + json.dumps(list(run.xcom.values()))
+    assert plane.kubectl("get", "secrets", "-n", plane.namespace, "-o", "name") == ""
+
+
+def test_a_release_that_cannot_work_on_the_copy_or_uses_another_database_is_found_out(
+    plane: Plane,
+    bucket: Bucket,
+    sound: tuple[bytes, dict[str, Any]],
+    now: dt.datetime,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect(monkeypatch, plane.checks_config)
+    monkeypatch.setattr("vcci_ops.operators.drill_jobs._WITHIN", 1.0)
+    elsewhere = ("python", "-c", "print('all of 12 tests passed')")
+    programs(tmp_path, monkeypatch, known=("python", "-c", "print('0001_begin')"), smoke=elsewhere)
+    bucket.put(*sound, taken=now)
+    restored = ("choose", "scratch", "restore", "verify.schema")
+    run = Run(namespace=plane.namespace).some(*restored, *(f"application.{program}" for program in APPLICATION), "drop")
+    assert run.failed == {"application.revision", "application.smoke"}
+    assert "0005_activity_indexes, which it does not list" in run.said["application.known"]
+    assert "they passed without connecting to the copy" in run.said["application.smoke"]
+    assert run.states["application.upgrade"] == "skipped"
+    assert "a migration must run nowhere else" in run.assertions["application.upgrade"].found
+    assert plane.kubectl("get", "secrets", "-n", plane.namespace, "-o", "name") == ""
+    programs(tmp_path, monkeypatch, smoke=("python", "-c", PROGRAM + "raise SystemExit('no index for tenants')"))
+    failing = Run(namespace=plane.namespace).some(*restored, "application.smoke", "drop", "report")
+    assert failing.failed == {"application.smoke"}
+    assert "exit code 1" in failing.assertions["application.smoke"].found
+    assert failing.outcome == "failed"
 
 
 # Killed ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from vcci_ops.hooks.drill_source import Dump
 from vcci_ops.hooks.s3 import translated
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vcci_ops.domain.backups import Names
     from vcci_ops.hooks.drill_scratch import ScratchServer
     from vcci_ops.hooks.drill_source import BackupBucket
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 256 << 20
 """Bytes of a dump that may be damaged: it goes through memory."""
-IN_BACKUP = ("truncated", "bit-flipped", "manifest-missing")
+IN_BACKUP = ("truncated", "bit-flipped", "manifest-missing", "manifest-forged", "renamed")
 IN_COPY = {
     "row-missing": "DELETE FROM public.audit_log WHERE id = (SELECT min(id) FROM public.audit_log)",
     "value-changed": "UPDATE public.emissions SET co2e_kg = co2e_kg + 1000 "
@@ -83,13 +86,9 @@ class DamagedBackup:
         if taken is None or not manifest:
             raise NoData(f"{key} has no name or manifest that could be kept")
         mine = self.names.key(taken)
-        if how == "bit-flipped":
-            content[len(content) * 2 // 3] ^= 0x10
-        if how == "truncated":
-            del content[len(content) * 6 // 10 :]
-        self._put(mine, bytes(content))
+        self._put(mine, _damaged(content, how))
         if how != "manifest-missing":
-            text = json.dumps({**manifest, "key": mine}, indent=1).encode()
+            text = json.dumps({**_forged(manifest, taken, how), "key": mine}, indent=1).encode()
             self._put(mine + self.bucket.manifest_suffix, text)
 
     def remove(self) -> None:
@@ -105,6 +104,26 @@ class DamagedBackup:
 
     def _client(self) -> Any:
         return self.bucket.hook.get_conn()
+
+
+def _damaged(content: bytearray, how: str) -> bytes:
+    if how == "bit-flipped":
+        content[len(content) * 2 // 3] ^= 0x10
+    if how == "truncated":
+        del content[len(content) * 6 // 10 :]
+    return bytes(content)
+
+
+def _forged(manifest: Mapping[str, Any], taken: dt.datetime, how: str) -> dict[str, Any]:
+    """Return a manifest that says something else: of another month, or of one row more."""
+    if how == "renamed":
+        return {**manifest, "taken_at": (taken - dt.timedelta(days=30)).isoformat()}
+    if how == "manifest-forged":
+        tables = {name: dict(table) for name, table in manifest["tables"].items()}
+        largest = max(tables, key=lambda name: tables[name]["rows"] or 0)
+        tables[largest]["rows"] += 1
+        return {**manifest, "tables": tables}
+    return dict(manifest)
 
 
 def _require_sandbox(drill: Drill) -> None:
