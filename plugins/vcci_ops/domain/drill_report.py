@@ -41,6 +41,13 @@ SECTIONS = {
     "measure": "Recovery time and data loss",
 }
 """Where assertions stand, by the first part of their id; in this order."""
+_NOT_RESTORED = ("backup.sha256", "backup.database", "restore.complete")
+_BESIDE_THE_COPY = (
+    ({"measure"}, "The backup can be restored, and is good, but NOT within the targets"),
+    ({"choice", "measure"}, "A backup can NOT be used; the one restored instead is good"),
+    ({"application", "measure"}, "The data is good, but the release that runs does NOT work on it"),
+)
+"""What may fail → the headline when nothing else did."""
 PHASE_WORDS = {
     "choose": "choose",
     "scratch": "scratch database",
@@ -100,13 +107,19 @@ class DrillReport:
     @property
     def verdict(self) -> str:
         """Return the headline."""
-        bad = len(self.failed)
         if self.outcome == "passed":
             return "The backup can be restored, and is good"
         if self.outcome == "unknown":
             return "It is not known whether the backup can be restored"
-        if any(made.id in ("backup.sha256", "restore.complete", "backup.database") for made in self.failed):
+        if any(made.id in _NOT_RESTORED for made in self.failed):
             return "The backup can NOT be restored"
+        parts = {made.part for made in self.failed}
+        if "choice" in parts and not self.backup:
+            return "No backup can be restored"
+        for among, words in _BESIDE_THE_COPY:
+            if parts <= among:
+                return words
+        bad = len(self.failed)
         return f"The restored copy is NOT good: {bad} assertion{'s do' if bad != 1 else ' does'} not hold"
 
     @property

@@ -19,14 +19,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import IO, Any
+from typing import IO
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from vcci_ops.domain import drill_plan as plan
 from vcci_ops.domain.drill_plan import Unit
 from vcci_ops.domain.units import duration, humanize
-from vcci_ops.exceptions import ChangeFailed, MeasurementError, OpsError
+from vcci_ops.exceptions import ChangeFailed, MeasurementError
 from vcci_ops.hooks.crew import Crew
 from vcci_ops.hooks.drill_source import Dump, Survey, joined
 from vcci_ops.hooks.postgres_programs import PASSED_ON, Address, address, find
@@ -35,6 +36,11 @@ from vcci_ops.hooks.tenant_session import TenantPostgres
 log = logging.getLogger("airflow.task")
 PROGRAM = "pg_restore"
 _ALWAYS = ("--exit-on-error", "--no-password", "--no-publications", "--no-subscriptions")
+_FILLING = (
+    "CREATE TABLE pg_temp.vcci_ops_room AS SELECT repeat(md5(n::text), 250) AS filler "
+    "FROM generate_series(1, 1000) AS n"
+)
+"""Writes 8 MB: pg_restore tells what was refused, and not whether the next try would be, too."""
 _TELL_EVERY = 10.0
 _ERROR_LINES = 400
 _ENDED = 5.0
@@ -262,24 +268,14 @@ def in_words(said: str, names: set[str]) -> str:
     return "; ".join(kept[:3])[:1000]
 
 
-def why_failed(target: Target, error: OpsError) -> str:
-    """Say what stopped a restore, if the server itself can tell: it is down, or its disk is full."""
-    import psycopg
-
+def why_server(target: Target) -> str:
+    """Say what is wrong with the restore server, if it can tell: it is down, or its disk is full. Empty: nothing."""
+    hook = TenantPostgres(target.conn_id, database=target.database, statement_timeout=60)
     try:
-        with (
-            TenantPostgres(target.conn_id, database=target.database, statement_timeout=60).session(
-                writes=True
-            ) as connection,
-            connection.transaction(force_rollback=True),
-        ):
-            connection.execute(
-                "CREATE TABLE pg_temp.vcci_ops_room AS SELECT repeat(md5(n::text), 250) AS filler "
-                "FROM generate_series(1, 1000) AS n"
-            )
+        with hook.session(writes=True) as connection, connection.transaction(force_rollback=True):
+            connection.execute(_FILLING)
     except MeasurementError as failure:
-        cause: Any = failure.__context__
-        if isinstance(cause, psycopg.errors.DiskFull):
-            return f"the disk of the restore server is full: {error}"
-        return f"the restore server does not take anything any more ({failure}): {error}"
-    return str(error)
+        if isinstance(failure.__context__, psycopg.errors.DiskFull):
+            return "the disk of the restore server is full"
+        return f"the restore server does not take anything any more ({failure})"
+    return ""

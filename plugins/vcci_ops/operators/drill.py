@@ -420,7 +420,7 @@ class RestoreOperator(DrillOperator):
         return str(manifest.data.get("database") or load_settings().database.name)
 
     def _restore(self, acting: Acting, dump: Dump, survey: Survey, name: str) -> None:
-        from vcci_ops.hooks.drill_restore import RestoreFailed, Restorer, Target, why_failed
+        from vcci_ops.hooks.drill_restore import RestoreFailed, Restorer, Target, why_server
 
         drill = acting.settings.drill
         target = Target(name, self.restore_conn_id, drill.session)
@@ -429,13 +429,15 @@ class RestoreOperator(DrillOperator):
         try:
             self.restorer.run(lambda phase, seconds: self.drills.took(acting.source, phase, seconds))
         except (RestoreFailed, UnexpectedAnswer) as error:
-            words = why_failed(target, error)
-            self.note(acting, "restore", [_restored(number, words)])
-            raise ChangeFailed(f"the dump cannot be restored: {words}") from None
+            # It is the backup's fault only when the server is well.
+            server = why_server(target)
+            words = f"{server}: {error}" if server else str(error)
+            self.note(acting, "restore", [_restored(number, words, Status.UNKNOWN if server else Status.CRITICAL)])
+            raise ChangeFailed(f"the dump {'could not' if server else 'cannot'} be restored: {words}") from None
         except OpsError as error:
-            self.note(acting, "restore", [_restored(number, str(error))])
+            self.note(acting, "restore", [_restored(number, str(error), Status.UNKNOWN)])
             raise
-        self.note(acting, "restore", [_restored(number, "")])
+        self.note(acting, "restore", [_restored(number, "", Status.OK)])
 
     def on_kill(self) -> None:
         """End what runs."""
@@ -449,12 +451,15 @@ def _digest(expected: str, found: str, status: Status) -> Assertion:
     return Assertion("backup.sha256", title, status, expected, found, "" if status == Status.OK else why)
 
 
-def _restored(entries: int, error: str) -> Assertion:
-    title, expected = "Restore", f"{entries} entries without an error"
-    if error:
-        why = "This backup cannot be restored as it is. Make a new one, and restore that."
-        return Assertion("restore.complete", title, Status.CRITICAL, expected, error, why)
-    return Assertion("restore.complete", title, Status.OK, expected, "without an error")
+def _restored(entries: int, error: str, status: Status) -> Assertion:
+    why = {
+        Status.CRITICAL: "This backup cannot be restored as it is. Make a new one, and restore that.",
+        Status.UNKNOWN: "This says nothing about the backup. Put right what is named, and clear the task.",
+    }
+    found = error or "without an error"
+    return Assertion(
+        "restore.complete", "Restore", status, f"{entries} entries without an error", found, why.get(status, "")
+    )
 
 
 class _Progress:
