@@ -208,6 +208,7 @@ with DAG(
             prefix=settings.backups.prefix,
             key_format=settings.backups.key_format,
             manifest_suffix=settings.backups.manifest_suffix,
+            manifest_within=settings.backups.manifest_within,
             compare=settings.backups.compare,
         )
 

@@ -170,6 +170,8 @@ class Backups(Model):
     key_format: str = "vcci_production-%Y%m%dT%H%M%SZ.dump"
     """strftime of a backup's file name below the prefix; sorting by name is sorting by time."""
     manifest_suffix: str = ".manifest.json"
+    manifest_within: Duration = 7200.0
+    """So long a newest backup without a manifest is taken for one that is being made, and the one before it counts."""
     compare: int = Field(default=7, ge=1, le=60)
     """The size is compared with the median of this many earlier backups."""
 

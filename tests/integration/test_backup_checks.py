@@ -37,7 +37,8 @@ class Recorder:
 
 def run(**more: Any) -> SimpleNamespace:
     recorder = Recorder()
-    operator = BackupCheckOperator(task_id="backups", **{"bucket": BUCKET, "fail": False, **more})
+    given = {"bucket": BUCKET, "fail": False, "manifest_within": 0, **more}
+    operator = BackupCheckOperator(task_id="backups", **given)
     requests: list[str] = []
     try:
         events = operator.hook.get_conn().meta.events
@@ -177,6 +178,16 @@ def test_a_manifest_that_is_missing_or_useless_is_critical(s3: Any, body: bytes 
     result = run().results["backups.integrity"]
     assert result["status"] == "critical"
     assert words in result["summary"]
+
+
+def test_a_dump_that_has_no_manifest_yet_is_being_made_and_the_one_before_it_counts(s3: Any) -> None:
+    s3.delete_object(Bucket=BUCKET, Key=put(s3, 0) + ".manifest.json")
+    found = run(manifest_within=60).results
+    assert (found["backups.integrity"]["status"], found["backups.size"]["status"]) == ("ok", "ok")
+    assert "which is being made" in found["backups.age"]["query"]
+    assert found["backups.age"]["value"] > 86_000, "the one of the night before"
+    late = run(manifest_within=0.0).results["backups.integrity"]
+    assert (late["status"], "it has no manifest" in late["summary"]) == ("critical", True)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>quota exceeded</html>"], ids=["empty", "an-error-page"])

@@ -36,6 +36,8 @@ class BackupCheckOperator(CheckOperator):
     :param prefix: with the closing slash, e.g. ``daily/``.
     :param key_format: strftime of a name below the prefix, in UTC; sorting by name is sorting by time.
     :param manifest_suffix: what the manifest's key has behind the backup's.
+    :param manifest_within: seconds for which a newest backup without a manifest is taken for one that is being made,
+        and the one before it is judged; default 2 h. It is made when it was read back, and then gets its manifest.
     :param compare: how many earlier backups the size is compared with; default 7.
     :param aws_conn_id: Airflow connection; default ``vcci_s3``.
     """
@@ -52,6 +54,7 @@ class BackupCheckOperator(CheckOperator):
         prefix: str = "daily/",
         key_format: str = "vcci_production-%Y%m%dT%H%M%SZ.dump",
         manifest_suffix: str = ".manifest.json",
+        manifest_within: float = 7200.0,
         compare: int = 7,
         aws_conn_id: str = "vcci_s3",
         **kwargs: Any,
@@ -61,6 +64,7 @@ class BackupCheckOperator(CheckOperator):
         self.prefix = prefix
         self.key_format = key_format
         self.manifest_suffix = manifest_suffix
+        self.manifest_within = manifest_within
         self.compare = compare
         self.aws_conn_id = aws_conn_id
 
@@ -81,10 +85,24 @@ class BackupCheckOperator(CheckOperator):
             for check in filter(None, map(self.check, self.measures)):
                 yield backups.none_found(check, where)
             return
+        if self._under_way(found, now):
+            name = found.backups[-1].key.rpartition("/")[2]
+            self.log.info("%s has no manifest yet: it is being made, and the one before it counts", name)
+            asked = f"{asked}, without {name}, which is being made"
+            found = found._replace(backups=found.backups[:-1])
         size = self.check("backups.size")
         if size:
             yield backups.size(size, found.backups, self.compare, asked)
         yield from self._inspected(found, now, asked)
+
+    def _under_way(self, found: Found, now: dt.datetime) -> bool:
+        newest = found.backups[-1]
+        if len(found.backups) < 2 or (now - newest.modified).total_seconds() >= self.manifest_within:
+            return False
+        try:
+            return self._manifest(newest.key) is None
+        except MeasurementError:
+            return False  # what is wrong with it is said when it is judged
 
     def _search(self, now: dt.datetime) -> Found:
         names, hook = self._names, self.hook
