@@ -181,6 +181,7 @@ def test_a_manifest_that_is_missing_or_useless_is_critical(s3: Any, body: bytes 
 
 
 def test_a_dump_that_has_no_manifest_yet_is_being_made_and_the_one_before_it_counts(s3: Any) -> None:
+    remove(s3, 0)
     s3.delete_object(Bucket=BUCKET, Key=put(s3, 0) + ".manifest.json")
     found = run(manifest_within=60).results
     assert (found["backups.integrity"]["status"], found["backups.size"]["status"]) == ("ok", "ok")
