@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import logging
 import os
 import re
@@ -43,6 +44,8 @@ _FILLING = (
 """Writes 8 MB: pg_restore tells what was refused, and not whether the next try would be, too."""
 _TELL_EVERY = 10.0
 _ERROR_LINES = 400
+_PIPE = 1 << 20
+"""Bytes: the most that Linux gives to everybody."""
 _ENDED = 5.0
 """Seconds a process gets to end when it is asked."""
 
@@ -191,6 +194,7 @@ class Restorer:
         reader.start()
         # A process that has all it needs, or that fails, stops reading: its exit code says which it was.
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            _widen(pipe)
             for chunk in joined(self.survey.head_bytes, self.dump, unit.blocks):
                 view = memoryview(chunk)
                 while view:
@@ -229,6 +233,12 @@ def _listed(entries: Iterable[int]) -> Iterator[int]:
         yield listing
     finally:
         os.close(listing)
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    """Let a pipe hold more, so that the two at its ends wait for each other less often; an ordinary one will do."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _collect(stream: IO[bytes], said: list[bytes]) -> None:
