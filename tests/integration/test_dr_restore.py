@@ -323,7 +323,7 @@ def test_a_random_one_is_of_the_last_days(
     chosen = other.xcom["choose", "return_value"]["key"]
     skipped = other.assertions["choice.usable"].lines
     assert chosen == min(keys) or chosen in keys
-    assert all("1 tenants were deleted since" in line for line in skipped)
+    assert all("1 tenant was deleted since" in line for line in skipped)
 
 
 # What the restore finds --------------------------------------------------------------------------------

@@ -132,6 +132,23 @@ def test_a_bad_newer_one_is_a_finding_and_one_that_fits_less_is_not() -> None:
     assert choice.chosen_well(Request(), "c", [other]).status == Status.OK
 
 
+def test_a_backup_without_a_manifest_is_being_made_for_a_while_and_bad_after_that() -> None:
+    young = Looked(backup(), choice.read(None), b"PGDMP", None)
+    assert choice.under_way(young, NOW + dt.timedelta(hours=1), 7200)
+    assert not choice.under_way(young, NOW + dt.timedelta(hours=3), 7200)
+    assert choice.under_way(dataclasses.replace(young, recorded=Recorded("running")), NOW, 7200)
+    assert not choice.under_way(dataclasses.replace(young, recorded=Recorded("failed")), NOW, 7200)
+    assert not choice.under_way(looked(backup()), NOW, 7200)
+    skipped = [choice.Skipped("a", "it has no manifest yet: it is being made", bad=False)]
+    assert choice.chosen_well(Request(), "b", skipped).status == Status.OK
+    assert choice.chosen_well(Request(), "", skipped).status == Status.CRITICAL, "nothing was left"
+
+
+def test_of_random_ones_that_is_taken_which_no_deletion_came_after() -> None:
+    assert choice.fits_less(backup(1), [NOW - 2 * DAY]) is None
+    assert choice.fits_less(backup(1), [NOW]) == choice.Skipped(backup(1).key, "1 tenant was deleted since", bad=False)
+
+
 @pytest.mark.parametrize(
     ("params", "field"),
     [

@@ -9,7 +9,7 @@ import json
 import random
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vcci_ops.domain.backups import MAGIC, Backup, Names
@@ -38,12 +38,13 @@ class Manifest:
     """SHA-256 of the manifest itself."""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problem: str = ""
+    missing: bool = False
 
 
 def read(content: bytes | None) -> Manifest:
     """Read a manifest of either version; None stands for there is none."""
     if content is None:
-        return Manifest(problem="it has no manifest")
+        return Manifest(problem="it has no manifest", missing=True)
     try:
         data: dict[str, Any] = json.loads(content)
         taken = dt.datetime.fromisoformat(data["taken_at"])
@@ -142,6 +143,22 @@ def unusable(looked: Looked, neighbours: Sequence[Backup], smaller_than: float) 
     return next(filter(None, checks), "")
 
 
+def under_way(looked: Looked, now: dt.datetime, within: float) -> bool:
+    """Whether a backup is being made: it gets its manifest when it was read back.
+
+    :param within: seconds for which one without a manifest is taken for such.
+    """
+    young = (now - looked.backup.modified).total_seconds() < within
+    return young and looked.manifest.missing and (looked.recorded or Recorded()).state in ("", "running")
+
+
+def fits_less(backup: Backup, deletions: Iterable[dt.datetime]) -> Skipped | None:
+    """Return why another backup is the better one to try, though this one could be restored; None: it is as good."""
+    since = sum(1 for moment in deletions if moment > backup.taken_at)
+    said = f"{since} tenant{'s were' if since != 1 else ' was'} deleted since"
+    return Skipped(backup.key, said, bad=False) if since else None
+
+
 def _forged(looked: Looked) -> str:
     """Hold the manifest against what the history recorded when the backup was made."""
     manifest, recorded = looked.manifest, looked.recorded or Recorded()
@@ -191,8 +208,8 @@ def chosen_well(request: Request, key: str, skipped: Sequence[Skipped]) -> Asser
     """Return what the choice itself says: a newer backup that cannot be used is found out now, and not in need."""
     expected = f"{_asked(request)} can be restored"
     lines = tuple(f"{s.key}: {s.why}" for s in skipped)
-    bad = [s for s in skipped if s.bad]
-    if not bad:
+    bad = [s for s in skipped if s.bad or not key]
+    if key and not bad:
         return Assertion("choice.usable", "Backup", Status.OK, expected, f"{key}", lines=lines)
     found = f"{'; '.join(f'{s.key}: {s.why}' for s in bad[:3])}; restored instead: {key or 'none'}"
     why = "Find out why that backup is as it is, and make a new one: in need it would be the one that is reached for."

@@ -168,18 +168,14 @@ class ChooseBackupOperator(DrillOperator):
         skipped = list[choice.Skipped]()
         for backup in wanted:
             looked = self.bucket.look(backup, recorded.get(backup.key))
-            why = self._against(looked, found, request, acting.settings)
-            if not why and request.which == RANDOM and backup is not wanted[-1]:
-                newer = sum(1 for moment in tombstones.values() if moment > backup.taken_at)
-                if newer:
-                    skipped.append(choice.Skipped(backup.key, f"{newer} tenants were deleted since", bad=False))
-                    continue
-            if why:
-                self.log.warning("Not %s: %s", backup.key, why)
-                skipped.append(choice.Skipped(backup.key, why))
-                continue
-            self.note(acting, "choice", [choice.chosen_well(request, backup.key, skipped)])
-            return self._chosen(looked)
+            skip = self._against(looked, found, request, acting.settings)
+            if not skip and request.which == RANDOM and backup is not wanted[-1]:
+                skip = choice.fits_less(backup, tombstones.values())
+            if not skip:
+                self.note(acting, "choice", [choice.chosen_well(request, backup.key, skipped)])
+                return self._chosen(looked)
+            self.log.warning("Not %s: %s", backup.key, skip.why)
+            skipped.append(skip)
         self.note(acting, "choice", [choice.chosen_well(request, "", skipped)])
         raise Refused(f"no backup can be restored: {'; '.join(f'{s.key}: {s.why}' for s in skipped[:5])}")
 
@@ -208,10 +204,15 @@ class ChooseBackupOperator(DrillOperator):
         return self.bucket.since(since)
 
     @staticmethod
-    def _against(looked: choice.Looked, found: Sequence[Backup], request: Request, settings: Settings) -> str:
+    def _against(
+        looked: choice.Looked, found: Sequence[Backup], request: Request, settings: Settings
+    ) -> choice.Skipped | None:
+        if choice.under_way(looked, dt.datetime.now(dt.UTC), settings.backups.manifest_within):
+            return choice.Skipped(looked.backup.key, "it has no manifest yet: it is being made", bad=False)
         around = choice.neighbours_of(looked.backup, found, settings.drill.neighbours)
         # Whoever names one means that one, whatever its size.
-        return choice.unusable(looked, [] if request.which == KEY else around, settings.drill.smaller_than)
+        why = choice.unusable(looked, [] if request.which == KEY else around, settings.drill.smaller_than)
+        return choice.Skipped(looked.backup.key, why) if why else None
 
     def _chosen(self, looked: choice.Looked) -> dict[str, Any]:
         from vcci_ops.hooks.drill_source import Dump
