@@ -225,7 +225,8 @@ def test_the_role_reads_the_columns_of_the_checks_and_no_secret_setting(box: San
     tables = dict(readable)
     assert tables.pop("audit_log") == ["action", "actor", "created_at", "details", "id", "ip", "target"]
     assert tables.pop("sessions") == ["last_active", "tenant_id"]
-    assert tables.pop("tenants") == ["status"]
+    assert tables.pop("tenants") == ["id", "slug", "status"]
+    assert tables.pop("api_keys") == ["created_at", "id", "last_used_at", "revoked_at", "tenant_id"], "and no hash"
     assert tables.pop("alembic_version") == ["version_num"]
     # Views of the extension, open to everybody.
     assert set(tables) <= {"pg_stat_statements", "pg_stat_statements_info"}
