@@ -160,6 +160,7 @@ def test_a_sound_backup_passes_every_assertion_and_leaves_evidence(
     assert "Restore drill: The backup can be restored, and is good" in inbox
     assert {made.status for made in run.assertions.values()} == {"ok"}, run.assertions
     assert {made.part for made in run.assertions.values()} >= set(PARTS)
+    assert "1 large table by a sample of rows that the manifest chose" in run.assertions["tables.checksums"].found
     past = run.drills.get(run.source)
     assert past is not None
     assert (past.outcome, past.backup) == ("passed", key)

@@ -51,7 +51,9 @@ def _one_in(expected: Mapping[str, Any]) -> int:
     if not expected.get("checksum"):
         return _UNHASHED
     sampled = expected.get("sampled")
-    return max(1, round(1 / sampled["share"])) if sampled else 1
+    if not sampled:
+        return 1
+    return int(sampled.get("one_in") or max(1, round(1 / sampled["share"])))
 
 
 def _present(expected: Mapping[str, Any], there: Mapping[str, Table]) -> Iterator[Assertion]:
