@@ -278,8 +278,8 @@ def measure(bench: Bench, gigabytes: float, rounds: int) -> tuple[float, bool]:
     print(
         f"{hand['bytes'] / 1e9:.2f} GB of dump: by hand {hand['seconds']:.1f} s (download {hand['download']:.1f}, "
         f"restore {hand['restore']:.1f}, amcheck {hand['amcheck']:.1f}); the drill {ours['seconds']:.1f} s: "
-        f"{ratio:.2f} times by hand (limit: {RATIO} from {FROM:g} GB on); own processes' processor {hand['cpu']:.1f} s and "
-        f"{ours['cpu']:.1f} s; peak {peak:.0f} MB (limit: {MEGABYTES}), its pg_restore together {restores:.0f} MB "
+        f"{ratio:.2f} times by hand (limit: {RATIO} from {FROM:g} GB on); own processes' processor {hand['cpu']:.1f} s "
+        f"and {ours['cpu']:.1f} s; peak {peak:.0f} MB (limit: {MEGABYTES}), its pg_restore together {restores:.0f} MB "
         f"(limit: {RESTORES})",
         flush=True,
     )
