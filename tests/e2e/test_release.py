@@ -251,19 +251,6 @@ def test_nobody_answers(released: Released) -> None:
     untouched(released, run)
 
 
-def test_built_in_the_cluster_and_stopped_for_the_platform_fell_ill_before_the_approval(released: Released) -> None:
-    run = released.deploy("v2.3.0", "release/v2.3", images="build")
-    run.until_task("approve", "awaiting_input")
-    assert run.tasks["candidate.build_backend-api"] == "success"
-    images = run.xcom("plan")["images"]
-    assert all("v2.3.0@sha256:" in image["reference"] for image in images.values())
-    released.platform.break_("api-503")
-    run.answer("Approve")
-    assert run.ended() == "failed"
-    assert "this is no moment for a change: the endpoint says unavailable (HTTP 503)" in run.log("begin")
-    untouched(released, run)
-
-
 def test_a_plan_that_went_stale_after_the_approval_changes_nothing(released: Released) -> None:
     run = released.deploy(NEW, "release/v2.1")
     run.until_task("approve", "awaiting_input")
@@ -294,7 +281,7 @@ def test_a_dry_run_ends_with_the_plan(released: Released) -> None:
         pytest.param({"version": "v1.9.1", "ref": "main"}, "validate.request", "older than v2.0.0", id="older"),
         pytest.param({"version": NEW, "ref": "release/v1.9"}, "validate.request", "does not contain", id="ref"),
         pytest.param({"version": NEW, "ref": "no/such"}, "validate.request", "no/such", id="no ref"),
-        pytest.param({"version": "v2.4.0", "ref": "release/v2.3"}, "candidate.build_backend-api", "build", id="image"),
+        pytest.param({"version": "v2.3.0", "ref": "release/v2.3"}, "candidate.build_backend-api", "build", id="image"),
         pytest.param(
             {"version": "v2.1.7", "ref": "release/v2.1.7"}, "candidate.environment", "VCCI_INTENSITY_URL", id="env"
         ),
@@ -343,3 +330,17 @@ def test_a_failing_migration_stops_before_any_rollout(released: Released) -> Non
     assert released.images() == everywhere(OLD)
     assert released.schema() == "0006_supplier_scores", "the first of two; each is its own transaction"
     assert "no Deployment was changed" in run.log("finish")
+
+
+# Last, for afterwards the registry has these images: what lacks them is tried above.
+def test_built_in_the_cluster_and_stopped_for_the_platform_fell_ill_before_the_approval(released: Released) -> None:
+    run = released.deploy("v2.3.0", "release/v2.3", images="build")
+    run.until_task("approve", "awaiting_input")
+    assert run.tasks["candidate.build_backend-api"] == "success"
+    images = run.xcom("plan")["images"]
+    assert all("v2.3.0@sha256:" in image["reference"] for image in images.values())
+    released.platform.break_("api-503")
+    run.answer("Approve")
+    assert run.ended() == "failed"
+    assert "this is no moment for a change: the endpoint says unavailable (HTTP 503)" in run.log("begin")
+    untouched(released, run)
