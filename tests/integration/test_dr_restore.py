@@ -66,6 +66,9 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         for bucket in (s3.BACKUPS, s3.REPORTS):
             client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": s3.REGION})
         Source(sandbox).fill()
+        with pytest.MonkeyPatch.context() as patch:
+            configure(sandbox, patch)
+            upgrade()
         yield sandbox
 
 
@@ -74,7 +77,6 @@ def world(box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """Connections and settings; afterwards no scratch database is left, whatever the test did."""
     configure(box, monkeypatch)
     settings(tmp_path, monkeypatch)
-    upgrade()
     Bucket(box).clear()
     yield
     assert Restoring(box).scratch() == []
@@ -130,13 +132,10 @@ def sound(box: Sandbox) -> tuple[bytes, dict[str, Any]]:
     return source.dump(), source.sums(dt.datetime.now(dt.UTC))
 
 
-def backed_up(source: Source, bucket: Bucket, now: dt.datetime, *statements: str, first: bool = True) -> str:
-    """Put a backup of a database that was changed before, or after, its manifest was made."""
-    source.renew(*(statements if first else ()))
-    told = source.sums(now)
-    if not first:
-        source.change(*statements)
-    return bucket.put(source.dump(), told, taken=now)
+def backed_up(source: Source, bucket: Bucket, now: dt.datetime, *statements: str) -> str:
+    """Put a backup of a database that was changed before its manifest was made."""
+    source.renew(*statements)
+    return bucket.put(source.dump(), source.sums(now), taken=now)
 
 
 # What is good ------------------------------------------------------------------------------------------
@@ -521,19 +520,17 @@ WRONG_FROM_THE_BEGINNING: Damage = {
 }
 
 
-def test_a_copy_that_is_not_what_the_manifest_says_is_found_out(
+def test_what_was_wrong_before_the_backup_and_what_the_manifest_does_not_say_are_found_out(
     source: Source, bucket: Bucket, now: dt.datetime
 ) -> None:
-    backed_up(source, bucket, now, *(statement for statement, _, _ in CHANGED_SINCE.values()), first=False)
-    require_found(Run().all(), CHANGED_SINCE)
-
-
-def test_a_backup_of_a_database_that_was_wrong_already_is_found_out(
-    source: Source, bucket: Bucket, now: dt.datetime
-) -> None:
-    backed_up(source, bucket, now, *(statement for statement, _, _ in WRONG_FROM_THE_BEGINNING.values()))
-    run = require_found(Run().all(), WRONG_FROM_THE_BEGINNING)
-    assert run.failed == {assertion for _, assertion, _ in WRONG_FROM_THE_BEGINNING.values()}
+    source.renew(*(statement for statement, _, _ in WRONG_FROM_THE_BEGINNING.values()))
+    told = source.sums(now)
+    source.change(*(statement for statement, _, _ in CHANGED_SINCE.values()))
+    bucket.put(source.dump(), told, taken=now)
+    damage = {**WRONG_FROM_THE_BEGINNING, **CHANGED_SINCE}
+    run = require_found(Run().all(), damage)
+    beside = {"tables.keys", "sequences.manifest"}  # what comes of the same damage
+    assert run.failed - beside == {assertion for _, assertion, _ in damage.values()}
 
 
 def require_found(run: Run, damage: Damage) -> Run:
