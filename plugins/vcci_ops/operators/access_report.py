@@ -9,11 +9,11 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from vcci_ops.domain.access import to_deactivate
 from vcci_ops.domain.access_report import AccessReport, slack_final, slack_root
-from vcci_ops.exceptions import ChangeFailed, DeliveryFailed, NoData, OpsError
+from vcci_ops.exceptions import ChangeFailed, DeliveryFailed, NoData
 from vcci_ops.hooks import access_record as record
 from vcci_ops.hooks.access_record import Review
 from vcci_ops.operators.access_base import LISTED, REPORT, AccessOperator, page_url, publish, report_of
-from vcci_ops.operators.acting import Acting, failing_clearly, pulled
+from vcci_ops.operators.acting import Acting, failing_clearly, pulled, undelivered
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -56,21 +56,14 @@ class AccessReportOperator(AccessOperator):
         return report.verdict
 
     def _leave(self, acting: Acting, review: Review, report: AccessReport) -> None:
-        failures: list[str] = []
         hashes: dict[str, str] = {}
-        parts: dict[str, Callable[[], None]] = {
+        parts: dict[str, Callable[[], object]] = {
             "the report bucket": lambda: hashes.update(publish(report, acting)),
             "the history": lambda: self._record(review, report, hashes),
         }
         if report.state != record.DRY_RUN:
             parts["Slack"] = lambda: self._tell(acting, report)
-        for where, leave in parts.items():
-            try:
-                leave()
-            except OpsError as error:
-                self.log.error("%s did not take it: %s", where, error)
-                failures.append(f"{where}: {error}")
-        if failures:
+        if failures := undelivered(parts):
             raise DeliveryFailed("the evidence did not arrive everywhere", "; ".join(failures))
 
     def _record(self, review: Review, report: AccessReport, hashes: Mapping[str, str]) -> None:

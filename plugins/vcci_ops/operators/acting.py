@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,39 @@ class Acting:
 def pulled(context: Context, task_id: str, key: str = "return_value") -> Any:
     """Return what a task of this run left, or None."""
     return context["ti"].xcom_pull(task_ids=task_id, key=key)
+
+
+def scheduled(context: Context) -> bool:
+    """Return whether nobody asked for the run: its schedule did."""
+    return str(getattr(context["dag_run"], "run_type", "")).rpartition(".")[2].lower() == "scheduled"
+
+
+def task_states(context: Context) -> dict[str, str]:
+    """Return the state of each task of this run."""
+    ti = context["ti"]
+    found = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+    return {task: str(state) for task, state in found.items()}
+
+
+def failed_tasks(context: Context) -> dict[str, str]:
+    """Return which tasks of this run failed, by name, and why."""
+    failed = sorted(task for task, state in task_states(context).items() if state == "failed")
+    return {task: str(pulled(context, task, FAILURE) or "see its log") for task in failed}
+
+
+def undelivered(parts: Mapping[str, Callable[[], object]]) -> list[str]:
+    """Do each part, whatever became of the others; return which did not work, in words.
+
+    :param parts: the place that is to get something → what brings it there.
+    """
+    failures = []
+    for place, deliver in parts.items():
+        try:
+            deliver()
+        except OpsError as error:
+            log.error("%s: %s", place, error)
+            failures.append(f"{place}: {error}")
+    return failures
 
 
 def tell(acting: Acting, key: str, text: str, *, root: bool = False) -> None:

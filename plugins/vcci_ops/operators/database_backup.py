@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 from vcci_ops.domain import backup_retention as retention
 from vcci_ops.domain.units import duration, humanize
 from vcci_ops.exceptions import ChangeFailed, DeliveryFailed, InvalidInput, MeasurementError
-from vcci_ops.operators.acting import Acting, failing_clearly, pulled
+from vcci_ops.operators.acting import Acting, failing_clearly, pulled, scheduled
 from vcci_ops.operators.tenant_report import failures
 
 if TYPE_CHECKING:
@@ -196,8 +196,7 @@ def asked_retention(acting: Acting) -> str:
 def _deletes(context: Context, asked: str) -> bool:
     if asked != AUTO:
         return asked == APPLY
-    kind = getattr(context["dag_run"], "run_type", "")
-    return str(getattr(kind, "value", kind)) == "scheduled"
+    return scheduled(context)
 
 
 def _say(acting: Acting, text: str, *, loud: bool = False) -> None:

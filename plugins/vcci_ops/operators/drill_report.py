@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from vcci_ops.domain.drill import Assertion
 from vcci_ops.domain.drill_report import DrillReport, render, slack_final, slack_root, words
-from vcci_ops.exceptions import DeliveryFailed, MeasurementError, OpsError
+from vcci_ops.exceptions import OpsError
 from vcci_ops.hooks.drill_record import CONTROL, SCRATCH
-from vcci_ops.operators.acting import FAILURE, Acting, failing_clearly, pulled
+from vcci_ops.operators.acting import Acting, failed_tasks, failing_clearly, undelivered
 from vcci_ops.operators.drill import CHOSEN, DrillOperator, request_of
 from vcci_ops.operators.drill_verify import PARTS
-from vcci_ops.operators.release_end import task_states
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -53,14 +52,14 @@ class DrillReportOperator(DrillOperator):
             self.drills.end(
                 acting.source, report.outcome, report.measured.get("rto_seconds"), report.measured.get("rpo_seconds")
             )
-        undelivered = self._deliver(acting, report)
+        missed = self._deliver(acting, report)
         self.log.info("%s; SHA-256 of report.json %s", report.verdict, report.digest)
-        told = {"outcome": report.outcome, "digest": report.digest, "undelivered": undelivered}
+        told = {"outcome": report.outcome, "digest": report.digest, "undelivered": missed}
         context["ti"].xcom_push(key="report", value=told)
         if report.outcome != "passed":
             raise AirflowFailException(f"{report.verdict}: {words(report.failed, report.failures)}")
-        if undelivered:
-            raise AirflowException(f"{report.verdict}, but not everybody was told: {'; '.join(undelivered)}")
+        if missed:
+            raise AirflowException(f"{report.verdict}, but not everybody was told: {'; '.join(missed)}")
         return told
 
     # What is left ----------------------------------------------------------------------------------
@@ -115,10 +114,10 @@ class DrillReportOperator(DrillOperator):
         """Return what failed without an assertion that says so, and what nobody has looked at."""
         bad = {made.part for made in assertions if made.status.fails_run}
         said = []
-        for task in sorted(task for task, state in task_states(context).items() if state == "failed"):
+        for task, why in failed_tasks(context).items():
             part = _ASSERTS.get(task) or task.rpartition(".")[2]
             if part not in bad and not (task == "restore" and "backup" in bad):
-                said.append(f"{task} failed: {pulled(context, task, FAILURE) or 'see its log'}")
+                said.append(f"{task} failed: {why}")
         if detail.get("restored_at"):
             missing = [part for part in PARTS if f"verified_{part}" not in detail and part not in bad]
             said += [f"nobody has looked at {', '.join(missing)}"] if missing else []
@@ -127,20 +126,14 @@ class DrillReportOperator(DrillOperator):
     # Telling ---------------------------------------------------------------------------------------
 
     def _deliver(self, acting: Acting, report: DrillReport) -> list[str]:
-        steps: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("the report bucket", lambda: self._store(acting, report)),
-            ("the history", lambda: self._record(report)),
-            ("the compliance register", lambda: self._register(acting, report)),
-            ("Slack", lambda: self._slack(acting, report)),
+        return undelivered(
+            {
+                "the report bucket": lambda: self._store(acting, report),
+                "the history": lambda: self._record(report),
+                "the compliance register": lambda: self._register(acting, report),
+                "Slack": lambda: self._slack(acting, report),
+            }
         )
-        undelivered = []
-        for where, deliver in steps:
-            try:
-                deliver()
-            except (DeliveryFailed, MeasurementError) as error:
-                self.log.error("%s: %s", where, error)
-                undelivered.append(f"{where}: {error}")
-        return undelivered
 
     def _store(self, acting: Acting, report: DrillReport) -> None:
         from vcci_ops.hooks.reports import ReportStore

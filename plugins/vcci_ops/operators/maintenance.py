@@ -25,7 +25,7 @@ from vcci_ops.domain.units import duration
 from vcci_ops.exceptions import ChangeFailed, InvalidInput
 from vcci_ops.hooks.maintenance_record import Actions
 from vcci_ops.links import ReportLink
-from vcci_ops.operators.acting import Acting, failing_clearly
+from vcci_ops.operators.acting import Acting, failing_clearly, scheduled
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -86,11 +86,6 @@ class MaintenanceOperator(BaseOperator):
 def now_utc() -> dt.datetime:
     """Return the present time."""
     return dt.datetime.now(dt.UTC)
-
-
-def scheduled(context: Context) -> bool:
-    """Return whether nobody asked for the run: it acts, whatever the form's default says."""
-    return str(getattr(context["dag_run"], "run_type", "")).rpartition(".")[2].lower() == "scheduled"
 
 
 def planned(acting: Acting) -> MaintenancePlan:

@@ -10,8 +10,8 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from vcci_ops.domain.maintenance_plan import MaintenancePlan
 from vcci_ops.domain.maintenance_report import MaintenanceReport, Row, render, slack_text
-from vcci_ops.exceptions import DeliveryFailed, MeasurementError, OpsError
-from vcci_ops.operators.acting import FAILURE, Acting, failing_clearly, pulled
+from vcci_ops.exceptions import DeliveryFailed, MeasurementError
+from vcci_ops.operators.acting import Acting, failed_tasks, failing_clearly, undelivered
 from vcci_ops.operators.maintenance import DECIDED, PLAN, SEEN, MaintenanceOperator, actions_of, seen
 
 if TYPE_CHECKING:
@@ -95,20 +95,5 @@ class MaintenanceReportOperator(MaintenanceOperator):
             url = acting.report_url
             thread = RunThread(self.channel, acting.dag_id, acting.run_id)
             parts["Slack"] = lambda: thread.say("final", slack_text(report, url), root=True)
-        failures = []
-        for place, leave in parts.items():
-            try:
-                leave()
-            except OpsError as error:
-                self.log.error("%s did not take it: %s", place, error)
-                failures.append(f"{place}: {error}")
-        if failures:
+        if failures := undelivered(parts):
             raise DeliveryFailed("the report did not arrive everywhere", "; ".join(failures))
-
-
-def failed_tasks(context: Context) -> dict[str, str]:
-    """Return which tasks of this run failed, and why."""
-    ti = context["ti"]
-    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
-    failed = sorted(task for task, state in states.items() if str(state) == "failed" and task != ti.task_id)
-    return {task: str(pulled(context, task, FAILURE) or "see its log") for task in failed}

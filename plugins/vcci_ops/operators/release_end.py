@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from vcci_ops.domain import release_text
 from vcci_ops.domain.release_outcome import Ending, Facts, judge
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
-from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
+from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, task_states, tell, undelivered
 from vcci_ops.operators.approval import DecisionOperator
 from vcci_ops.operators.release_act import ReadyOperator, WorkloadOperator, approved, require_lock, served_version
 from vcci_ops.operators.release_plan import APPROVAL, REQUEST, ReleaseJobOperator
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 DECIDE, ASK = "roll_back.decide", "roll_back.ask"
 WATCH = "watch"
 KEEP, ROLL_BACK = "Keep the release", "Roll the images back"
-
-
-def task_states(context: Context) -> dict[str, str]:
-    """Return the state of each task of this run."""
-    ti = context["ti"]
-    found = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
-    return {task: str(state) for task, state in found.items()}
 
 
 def watched(context: Context, states: Mapping[str, str]) -> dict[str, Any]:
@@ -228,12 +221,12 @@ class FinishReleaseOperator(BaseOperator):
         facts = self._facts(context, acting)
         ending = judge(facts)
         self.log.info("%s: %s", ending.outcome, ending.words)
-        undelivered = self._record(context, acting, facts, ending)
+        missed = self._record(context, acting, facts, ending)
         context["ti"].xcom_push(key="outcome", value=ending.outcome)
         if not ending.well:
             raise AirflowFailException(f"{ending.outcome}: {ending.words}. {ending.action}")
-        if undelivered:
-            raise AirflowException(f"{ending.outcome}, but not everybody was told: {'; '.join(undelivered)}")
+        if missed:
+            raise AirflowException(f"{ending.outcome}, but not everybody was told: {'; '.join(missed)}")
         return {"outcome": ending.outcome, "words": ending.words}
 
     def _facts(self, context: Context, acting: Acting) -> Facts:
@@ -263,17 +256,12 @@ class FinishReleaseOperator(BaseOperator):
         from vcci_ops.operators.release_evidence import Evidence
 
         evidence = Evidence(context, acting, facts, ending)
-        undelivered = []
-        for what, step in (
-            ("incident", evidence.incident),
-            ("history", evidence.history),
-            ("report", evidence.report),
-            ("Statuspage", evidence.statuspage),
-            ("Slack", evidence.slack),
-        ):
-            try:
-                step()
-            except (DeliveryFailed, MeasurementError) as error:
-                self.log.error("%s: %s", what, error)
-                undelivered.append(f"{what}: {error}")
-        return undelivered
+        return undelivered(
+            {
+                "incident": evidence.incident,
+                "history": evidence.history,
+                "report": evidence.report,
+                "Statuspage": evidence.statuspage,
+                "Slack": evidence.slack,
+            }
+        )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from vcci_ops.domain.mrkdwn import link
 from vcci_ops.domain.report import Report
 from vcci_ops.domain.results import Result, Status
 from vcci_ops.domain.tenant_onboarding import Item
-from vcci_ops.exceptions import DeliveryFailed, MeasurementError
-from vcci_ops.operators.acting import FAILURE, Acting, pulled
+from vcci_ops.operators.acting import Acting, failed_tasks, undelivered
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -22,11 +21,7 @@ log = logging.getLogger("airflow.task")
 
 def failures(context: Context) -> str:
     """Return which tasks of this run failed, in words; empty when none did."""
-    ti = context["ti"]
-    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
-    failed = sorted(task for task, state in states.items() if str(state) == "failed")
-    said = [f"{task} failed: {pulled(context, task, FAILURE) or 'see its log'}" for task in failed]
-    return "; ".join(said)
+    return "; ".join(f"{task} failed: {why}" for task, why in failed_tasks(context).items())
 
 
 def item_results(check: str, slug: str, items: Iterable[Item], *, meaning: str, action: str) -> list[Result]:
@@ -67,19 +62,13 @@ def store_report(
     :param private: names of the parameters that are personal data, and so stand nowhere in the report.
     """
     report = _report(context, acting, title, results, private)
-    steps: tuple[tuple[str, Callable[[], None]], ...] = (
-        ("the report bucket", lambda: _page(report, acting)),
-        ("the history", lambda: _history(report)),
-        ("Slack", lambda: _slack(acting, headline)),
+    return undelivered(
+        {
+            "the report bucket": lambda: _page(report, acting),
+            "the history": lambda: _history(report),
+            "Slack": lambda: _slack(acting, headline),
+        }
     )
-    undelivered = []
-    for where, deliver in steps:
-        try:
-            deliver()
-        except (DeliveryFailed, MeasurementError) as error:
-            log.error("%s: %s", where, error)
-            undelivered.append(f"{where}: {error}")
-    return undelivered
 
 
 def _report(
