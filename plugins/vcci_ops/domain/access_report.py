@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from vcci_ops.domain.access import BY_HAND, DEACTIVATE, DONE, SECTIONS, Line, items_hash, summary
-from vcci_ops.domain.mrkdwn import escape, link
+from vcci_ops.domain.mrkdwn import EMOJI, escape, link
 from vcci_ops.domain.pages import environment as templates
 from vcci_ops.domain.plans import SHORT
 from vcci_ops.domain.results import Status
@@ -274,13 +274,6 @@ def _markdown(text: str) -> str:
 
 
 # Slack ------------------------------------------------------------------------------------------------
-
-EMOJI = {
-    Status.OK: ":large_green_circle:",
-    Status.WARNING: ":large_yellow_circle:",
-    Status.CRITICAL: ":red_circle:",
-    Status.UNKNOWN: ":large_purple_circle:",
-}
 
 
 def slack_root(report: AccessReport, url: str) -> str:

@@ -55,10 +55,10 @@ def _turned(notice: Notice) -> Iterator[str]:
 
 def page(notice: Notice, url: str) -> tuple[str, str]:
     """Return subject and text of the mail to the on-call."""
-    names = [name(result) for result, _ in notice.turned_red]
+    names = [result.name for result, _ in notice.turned_red]
     subject = f"red: {', '.join(names)}"
     lines = [
-        f"{name(result)}: {result.summary} (bad since {since:%H:%M} UTC)\n{result.action}".strip()
+        f"{result.name}: {result.summary} (bad since {since:%H:%M} UTC)\n{result.action}".strip()
         for result, since in notice.turned_red
     ]
     return subject, "\n\n".join([*lines, f"Report: {url}"])
@@ -66,19 +66,14 @@ def page(notice: Notice, url: str) -> tuple[str, str]:
 
 def log_lines(notice: Notice) -> Iterable[str]:
     """Return what the task's log says."""
-    yield from (f"turned red   {name(result)}, bad since {since:%H:%M}" for result, since in notice.turned_red)
-    yield from (f"turned green {name(result)}" for result, _ in notice.turned_green)
-    yield from (f"still red    {name(result)}, since {since:%a %H:%M}" for result, since in notice.red)
-    yield from (f"wavering     {name(result)}, bad looks in a row: {row}" for result, row in notice.wavering)
-
-
-def name(result: Result) -> str:
-    """Return what a result is about: ``Queue depth [calculator]``."""
-    return f"{result.title or result.check}{f' [{result.subject}]' if result.subject else ''}"
+    yield from (f"turned red   {result.name}, bad since {since:%H:%M}" for result, since in notice.turned_red)
+    yield from (f"turned green {result.name}" for result, _ in notice.turned_green)
+    yield from (f"still red    {result.name}, since {since:%a %H:%M}" for result, since in notice.red)
+    yield from (f"wavering     {result.name}, bad looks in a row: {row}" for result, row in notice.wavering)
 
 
 def _what(result: Result) -> str:
-    return escape(name(result))
+    return escape(result.name)
 
 
 def _clock(since: dt.datetime, now: dt.datetime) -> str:

@@ -11,18 +11,12 @@ from functools import cached_property
 from typing import Any
 
 from vcci_ops.domain.drill import PHASES, Assertion, outcome
-from vcci_ops.domain.mrkdwn import escape, link
+from vcci_ops.domain.mrkdwn import EMOJI, escape, link
 from vcci_ops.domain.pages import environment
 from vcci_ops.domain.results import Result, Status, worst
 from vcci_ops.domain.units import duration, humanize
 from vcci_ops.settings import INCLUDE
 
-EMOJI = {
-    Status.OK: ":large_green_circle:",
-    Status.WARNING: ":large_yellow_circle:",
-    Status.CRITICAL: ":red_circle:",
-    Status.UNKNOWN: ":large_purple_circle:",
-}
 SECTIONS = {
     "choice": "The backup",
     "backup": "The backup",

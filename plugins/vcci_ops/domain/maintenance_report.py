@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from vcci_ops.domain.maintenance import ANALYZE, DROP, REINDEX, VACUUM, Left, Work
 from vcci_ops.domain.maintenance_plan import DONE, FAILED, LEFT, MaintenancePlan
-from vcci_ops.domain.mrkdwn import escape, link
+from vcci_ops.domain.mrkdwn import EMOJI, escape, link
 from vcci_ops.domain.pages import environment as templates
 from vcci_ops.domain.plans import SHORT
 from vcci_ops.domain.results import Status, worst
@@ -320,14 +320,6 @@ def _size(value: float | None) -> str:
 def _ago(stamp: str | None, now: dt.datetime) -> str:
     """Return how long ago something was: ``3 d 4 h``; ``never`` when it was not."""
     return duration((now - dt.datetime.fromisoformat(stamp)).total_seconds()) if stamp else "never"
-
-
-EMOJI = {
-    Status.OK: ":large_green_circle:",
-    Status.WARNING: ":large_yellow_circle:",
-    Status.CRITICAL: ":red_circle:",
-    Status.UNKNOWN: ":large_purple_circle:",
-}
 
 
 def slack_text(report: MaintenanceReport, url: str) -> str:

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from vcci_ops.domain.results import Status
+
 SECTION_LIMIT = 2900
 """Characters to a section; Slack takes 3,000."""
+EMOJI = {
+    Status.OK: ":large_green_circle:",
+    Status.WARNING: ":large_yellow_circle:",
+    Status.CRITICAL: ":red_circle:",
+    Status.UNKNOWN: ":large_purple_circle:",
+}
 
 
 def escape(text: object) -> str:

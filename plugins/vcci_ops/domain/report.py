@@ -40,10 +40,9 @@ class Change:
     @property
     def words(self) -> str:
         """Say it: ``Queue depth [calculator]: ok → critical``."""
-        of = f" [{self.result.subject}]" if self.result.subject else ""
         if self.kind == "gone":
-            return f"{self.result.title}{of}: no longer reported (was {self.before})"
-        return f"{self.result.title}{of}: {self.before or 'new'} → {self.result.status}"
+            return f"{self.result.name}: no longer reported (was {self.before})"
+        return f"{self.result.name}: {self.before or 'new'} → {self.result.status}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,11 @@ class Result:
         """What identifies the same check on the same subject across runs."""
         return (self.check, self.subject)
 
+    @property
+    def name(self) -> str:
+        """What it is about, for people: ``Queue depth [calculator]``."""
+        return f"{self.title or self.check}{f' [{self.subject}]' if self.subject else ''}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; :meth:`from_dict` is the inverse."""
         return {**dataclasses.asdict(self), "status": str(self.status), "details": list(self.details)}

@@ -20,17 +20,12 @@ from slack_sdk.models.blocks import (
     SectionBlock,
 )
 
+from vcci_ops.domain.mrkdwn import EMOJI
 from vcci_ops.domain.mrkdwn import cut as _cut
 from vcci_ops.domain.mrkdwn import escape as _escape
 from vcci_ops.domain.report import Report
 from vcci_ops.domain.results import Result, Status
 
-EMOJI = {
-    Status.OK: ":large_green_circle:",
-    Status.WARNING: ":large_yellow_circle:",
-    Status.CRITICAL: ":red_circle:",
-    Status.UNKNOWN: ":large_purple_circle:",
-}
 MOST_PROBLEMS, MOST_CHANGES, SECTION_LIMIT = 5, 5, 2900
 POST_LIMIT = 8_000
 """Characters to a post: Slack refuses more than some 13,200 in all blocks together, their frames counted."""

@@ -134,8 +134,3 @@ def publish(report: AccessReport, acting: Acting) -> dict[str, str]:
     store.save_file(acting.dag_id, acting.run_id, "lines.csv", lines.encode(), "text/csv; charset=utf-8")
     texts = {"report.html": page, "report.json": json.dumps(report.to_dict(), indent=1), "lines.csv": lines}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-
-
-def page_url(acting: Acting) -> str:
-    """Return where people read the page."""
-    return acting.report_url

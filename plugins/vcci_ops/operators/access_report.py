@@ -12,7 +12,7 @@ from vcci_ops.domain.access_report import AccessReport, slack_final, slack_root
 from vcci_ops.exceptions import ChangeFailed, DeliveryFailed, NoData
 from vcci_ops.hooks import access_record as record
 from vcci_ops.hooks.access_record import Review
-from vcci_ops.operators.access_base import LISTED, REPORT, AccessOperator, page_url, publish, report_of
+from vcci_ops.operators.access_base import LISTED, REPORT, AccessOperator, publish, report_of
 from vcci_ops.operators.acting import Acting, failing_clearly, pulled, undelivered
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class AccessReportOperator(AccessOperator):
         from vcci_ops.hooks.thread import RunThread
 
         thread = RunThread(self.channel, acting.dag_id, acting.run_id)
-        thread.say("root", slack_root(report, page_url(acting)), root=True)
-        thread.say("final", slack_final(report, page_url(acting)))
+        thread.say("root", slack_root(report, acting.report_url), root=True)
+        thread.say("final", slack_final(report, acting.report_url))
 
 
 def _ending(review: Review) -> tuple[str, tuple[str, ...]]:

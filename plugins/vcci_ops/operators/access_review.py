@@ -30,7 +30,7 @@ from vcci_ops.exceptions import InvalidInput, MeasurementError, Refused
 from vcci_ops.hooks import access_record as record
 from vcci_ops.hooks.access_record import Review, Reviews
 from vcci_ops.links import ReportLink
-from vcci_ops.operators.access_base import APPROVAL, LISTED, AccessOperator, page_url, publish, report_of
+from vcci_ops.operators.access_base import APPROVAL, LISTED, AccessOperator, publish, report_of
 from vcci_ops.operators.acting import Acting, failing_clearly
 from vcci_ops.operators.approval import COMMENT, COMMENT_LIMIT, QuestionOperator, requester
 
@@ -243,7 +243,7 @@ class ReviewAccessOperator(QuestionOperator):
     def _question(self, context: Context, acting: Acting, review: Review, state: dict[str, Any]) -> TaskAwaitingInput:
         report = report_of(context, acting, review, self.users_conn_id)
         self.subject = f"Review who has access to {report.environment}, list {review.items_hash[:SHORT]}"
-        body = form_body(report, page_url(acting))
+        body = form_body(report, acting.report_url)
         return self._ask(context, body, state)
 
     def _asking(self, context: Context, acting: Acting, review: Review) -> str:

@@ -10,7 +10,6 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import quote
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
@@ -20,7 +19,7 @@ from vcci_ops.domain import release_text
 from vcci_ops.domain.plans import SHORT, plan_hash
 from vcci_ops.domain.units import duration
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
-from vcci_ops.links import airflow_url
+from vcci_ops.links import run_url
 from vcci_ops.settings import load_settings
 
 if TYPE_CHECKING:
@@ -121,8 +120,7 @@ class QuestionOperator(HITLOperator):
     def question_url(self, context: Context) -> str:
         """Return the page on which the question is answered."""
         ti = context["ti"]
-        run = quote(str(ti.run_id), safe="")
-        return f"{airflow_url(load_settings())}/dags/{ti.dag_id}/runs/{run}/tasks/{ti.task_id}/required_actions"
+        return f"{run_url(load_settings(), ti.dag_id, ti.run_id)}/tasks/{ti.task_id}/required_actions"
 
     def tell(self, context: Context, text: str) -> None:
         """Say it in the run's Slack thread; a Slack that does not take it keeps nobody from answering."""

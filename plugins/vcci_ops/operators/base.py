@@ -194,8 +194,7 @@ class CheckOperator(BaseOperator):
                 yield result
 
     def _log_result(self, result: Result) -> None:
-        of = f" [{result.subject}]" if result.subject else ""
-        self.log.log(_LEVEL[result.status], "%-8s %s%s: %s", result.status.upper(), result.title, of, result.summary)
+        self.log.log(_LEVEL[result.status], "%-8s %s: %s", result.status.upper(), result.name, result.summary)
         if result.threshold:
             self.log.info("         limits: %s", result.threshold)
         if result.query:

@@ -203,8 +203,7 @@ class HealthReportOperator(BaseOperator):
     def _log_report(self, report: Report) -> None:
         self.log.info("%s", report.verdict)
         for result in report.problems:
-            of = f" [{result.subject}]" if result.subject else ""
-            self.log.info("%-8s %s%s: %s", result.status.upper(), result.title, of, result.summary)
+            self.log.info("%-8s %s: %s", result.status.upper(), result.name, result.summary)
         for change in report.changes:
             self.log.info("changed  %s", change.words)
         for note in report.notes:

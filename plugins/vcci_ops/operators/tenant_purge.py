@@ -18,7 +18,7 @@ from vcci_ops.domain import tenant_deletion_text as text
 from vcci_ops.domain.results import Result, Status
 from vcci_ops.domain.tenant_request import slug as required_slug
 from vcci_ops.exceptions import ChangeFailed, NoData, Refused
-from vcci_ops.links import airflow_url, report_path
+from vcci_ops.links import report_url
 from vcci_ops.operators.acting import Acting, failing_clearly, pulled
 from vcci_ops.operators.tenant_delete import belongings, record, require_lock, stopping
 from vcci_ops.operators.tenant_report import failures, store_report
@@ -255,6 +255,6 @@ def _result(deletion: Deletion) -> Result:
         meaning="Everything that was the tenant's is deleted, nothing is left anywhere, other tenants are untouched.",
         action="Nothing." if well else text.what_to_do(begun=deletion.begun),
         runbook="Tenant offboarding",
-        link=f"{airflow_url(load_settings())}{report_path(*deletion.id.split('/', 1))}/certificate" if well else "",
+        link=f"{report_url(load_settings(), *deletion.id.split('/', 1))}/certificate" if well else "",
         details=tuple(details),
     )
