@@ -7,15 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vcci_ops.domain.alarms import Notice
-from vcci_ops.domain.mrkdwn import escape, link
-from vcci_ops.domain.results import Result
-
-_SIGNS = {
-    "ok": ":large_green_circle:",
-    "warning": ":large_yellow_circle:",
-    "unknown": ":white_circle:",
-    "critical": ":red_circle:",
-}
+from vcci_ops.domain.mrkdwn import EMOJI, escape, link
+from vcci_ops.domain.results import Result, Status
 
 
 def line(at: dt.datetime, report: Mapping[str, Any], notice: Notice, notes: Sequence[str]) -> str:
@@ -23,7 +16,9 @@ def line(at: dt.datetime, report: Mapping[str, Any], notice: Notice, notes: Sequ
 
     :param report: its ``verdict``, ``status`` and ``url``.
     """
-    first = f"{at:%H:%M} {_SIGNS[report['status']]} {escape(report['verdict'])} · {link(report['url'], 'report')}"
+    first = (
+        f"{at:%H:%M} {EMOJI[Status(report['status'])]} {escape(report['verdict'])} · {link(report['url'], 'report')}"
+    )
     wavering = [f"• {_what(result)}: {row} bad in a row, not loud yet" for result, row in notice.wavering]
     red = [f"• {_what(result)}: red since {_clock(since, at)}" for result, since in (*notice.turned_red, *notice.red)]
     green = [f"• {_what(result)}: well again" for result, _ in notice.turned_green]
@@ -35,7 +30,7 @@ def day(title: str, environment: str, at: dt.datetime, notice: Notice) -> str:
     """Return the headline of the day's thread: how it stands now."""
     red = [_what(result) for result, _ in (*notice.turned_red, *notice.red)]
     stands = f"red: {', '.join(red)}" if red else "nothing red"
-    sign = _SIGNS["critical"] if red else _SIGNS["ok"]
+    sign = EMOJI[Status.CRITICAL] if red else EMOJI[Status.OK]
     return f"{sign} *{escape(title)}* of *{escape(environment)}*, {at:%a %d %b}: {stands} at {at:%H:%M} UTC"
 
 
@@ -46,11 +41,11 @@ def turned(notice: Notice, url: str) -> str:
 
 def _turned(notice: Notice) -> Iterator[str]:
     for result, since in notice.turned_red:
-        yield f"{_SIGNS['critical']} *{_what(result)}* is red, bad since {since:%H:%M} UTC: {escape(result.summary)}"
+        yield f"{EMOJI[Status.CRITICAL]} *{_what(result)}* is red, bad since {since:%H:%M} UTC: {escape(result.summary)}"
         if result.action:
             yield f"*Do:* {escape(result.action)}"
     for result, since in notice.turned_green:
-        yield f"{_SIGNS['ok']} *{_what(result)}* is well again, after trouble since {since:%a %H:%M} UTC"
+        yield f"{EMOJI[Status.OK]} *{_what(result)}* is well again, after trouble since {since:%a %H:%M} UTC"
 
 
 def page(notice: Notice, url: str) -> tuple[str, str]:
