@@ -41,7 +41,8 @@ def turned(notice: Notice, url: str) -> str:
 
 def _turned(notice: Notice) -> Iterator[str]:
     for result, since in notice.turned_red:
-        yield f"{EMOJI[Status.CRITICAL]} *{_what(result)}* is red, bad since {since:%H:%M} UTC: {escape(result.summary)}"
+        said = f"bad since {since:%H:%M} UTC: {escape(result.summary)}"
+        yield f"{EMOJI[Status.CRITICAL]} *{_what(result)}* is red, {said}"
         if result.action:
             yield f"*Do:* {escape(result.action)}"
     for result, since in notice.turned_green:
