@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from airflow.sdk import BaseOperator
 
 from vcci_ops.domain.access_report import AccessReport, render, table
 from vcci_ops.exceptions import MeasurementError
 from vcci_ops.hooks import access_record as record
 from vcci_ops.hooks.access_record import Review, Reviews
 from vcci_ops.links import ReportLink
-from vcci_ops.operators.acting import Acting
+from vcci_ops.operators.acting import Acting, ActingOperator
 from vcci_ops.operators.approval import requester
 from vcci_ops.settings import load_settings
 
@@ -26,44 +23,22 @@ LISTED, APPROVAL, REPORT = "listed", "approval", "report"
 """XCom keys: what the list has and its hash; the answer; how the review ended."""
 
 
-class AccessOperator(BaseOperator):
+class AccessOperator(ActingOperator):
     """What the tasks of a review have in common.
 
-    :param namespace: of the platform, and of the change lock.
     :param users_conn_id: connection of the production database as vcci_ops_tenants.
-    :param kubernetes_conn_id: Airflow connection of type kubernetes.
     """
 
-    template_fields: Sequence[str] = ("namespace",)
     operator_extra_links = (ReportLink(),)
-    ui_color = "#f3e9d2"
 
-    def __init__(
-        self,
-        *,
-        namespace: str,
-        users_conn_id: str = "vcci_postgres_tenants",
-        kubernetes_conn_id: str = "vcci_kubernetes",
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, users_conn_id: str = "vcci_postgres_tenants", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.namespace = namespace
         self.users_conn_id = users_conn_id
-        self.kubernetes_conn_id = kubernetes_conn_id
 
     @cached_property
     def reviews(self) -> Reviews:
         """The reviews of this environment."""
         return Reviews(load_settings().environment)
-
-    def require_lock(self, acting: Acting) -> None:
-        """Pass when this run holds the change lock.
-
-        :raises Refused: when it does not.
-        """
-        from vcci_ops.hooks.lease import ChangeLock
-
-        ChangeLock(self.namespace, kubernetes_conn_id=self.kubernetes_conn_id).require(acting.source)
 
 
 def report_of(

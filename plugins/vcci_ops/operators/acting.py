@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import get_current_context
+from airflow.sdk import BaseOperator, get_current_context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from vcci_ops import links
@@ -19,6 +19,8 @@ from vcci_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from vcci_ops.hooks.lease import ChangeLock
 
 log = logging.getLogger("airflow.task")
 UNKNOWN = "unknown"
@@ -101,6 +103,37 @@ class Acting:
     def source(self) -> str:
         """The run as locks and records name it."""
         return f"{self.dag_id}/{self.run_id}"
+
+
+class ActingOperator(BaseOperator):
+    """A task that changes the platform under the namespace's change lock.
+
+    :param namespace: of the platform, and of the change lock.
+    :param kubernetes_conn_id: Airflow connection of type kubernetes, with the rights of
+        include/kubernetes/rbac-changes.yaml.
+    """
+
+    template_fields: Sequence[str] = ("namespace",)
+    ui_color = "#f3e9d2"
+
+    def __init__(self, *, namespace: str, kubernetes_conn_id: str = "vcci_kubernetes", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+
+    @cached_property
+    def change_lock(self) -> ChangeLock:
+        """The namespace's change lock."""
+        from vcci_ops.hooks.lease import ChangeLock
+
+        return ChangeLock(self.namespace, kubernetes_conn_id=self.kubernetes_conn_id)
+
+    def require_lock(self, acting: Acting) -> None:
+        """Pass when this run holds the change lock.
+
+        :raises Refused: when it does not.
+        """
+        self.change_lock.require(acting.source)
 
 
 def pulled(context: Context, task_id: str, key: str = "return_value") -> Any:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from vcci_ops.domain import maintenance_plan as planning
@@ -25,7 +23,7 @@ from vcci_ops.domain.units import duration
 from vcci_ops.exceptions import ChangeFailed, InvalidInput
 from vcci_ops.hooks.maintenance_record import Actions
 from vcci_ops.links import ReportLink
-from vcci_ops.operators.acting import Acting, failing_clearly, scheduled
+from vcci_ops.operators.acting import Acting, ActingOperator, failing_clearly, scheduled
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -43,44 +41,24 @@ MOST = 400
 SCHEDULE = "the schedule"
 
 
-class MaintenanceOperator(BaseOperator):
+class MaintenanceOperator(ActingOperator):
     """What the tasks of maintenance have in common.
 
-    :param namespace: of the platform, and of the change lock.
     :param postgres_conn_id: connection of the production database as vcci_ops_maintenance, straight to the server or
         through a pooler in session mode.
-    :param kubernetes_conn_id: Airflow connection of type kubernetes, for the lock.
     """
 
-    template_fields: Sequence[str] = ("namespace",)
     operator_extra_links = (ReportLink(),)
-    ui_color = "#f3e9d2"
 
-    def __init__(
-        self,
-        *,
-        namespace: str,
-        postgres_conn_id: str = "vcci_postgres_maintenance",
-        kubernetes_conn_id: str = "vcci_kubernetes",
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, postgres_conn_id: str = "vcci_postgres_maintenance", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.namespace = namespace
         self.postgres_conn_id = postgres_conn_id
-        self.kubernetes_conn_id = kubernetes_conn_id
         self._session: MaintenanceSession | None = None
 
     def on_kill(self) -> None:
         """Stop the statement that runs; the task then tidies and ends."""
         if self._session:
             self._session.cancel()
-
-    @cached_property
-    def change_lock(self) -> Any:
-        """The namespace's change lock."""
-        from vcci_ops.hooks.lease import ChangeLock
-
-        return ChangeLock(self.namespace, kubernetes_conn_id=self.kubernetes_conn_id)
 
 
 def now_utc() -> dt.datetime:

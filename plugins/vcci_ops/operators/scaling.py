@@ -9,17 +9,16 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException, DownstreamTasksSkipped
 
 from vcci_ops.domain import scaling
 from vcci_ops.domain.scaling import Change, Hold, ScalePlan, ScaleRequest, Size, Standing
 from vcci_ops.exceptions import ChangeFailed, MeasurementError, NoData, OpsError, Refused
-from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled
+from vcci_ops.operators.acting import Acting, ActingOperator, failing_clearly, needed, pulled
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -33,21 +32,8 @@ _SLACK = 300.0
 """Seconds after which Airflow itself ends a wait that the triggerer should have ended."""
 
 
-class ScalingOperator(BaseOperator):
-    """What the tasks of a scaling have in common.
-
-    :param namespace: of the workloads.
-    :param kubernetes_conn_id: Airflow connection of type kubernetes, with the rights of
-        include/kubernetes/rbac-changes.yaml.
-    """
-
-    template_fields: Sequence[str] = ("namespace",)
-    ui_color = "#f3e9d2"
-
-    def __init__(self, *, namespace: str, kubernetes_conn_id: str = "vcci_kubernetes", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.namespace = namespace
-        self.kubernetes_conn_id = kubernetes_conn_id
+class ScalingOperator(ActingOperator):
+    """What the tasks of a scaling have in common."""
 
     @cached_property
     def scaler(self) -> Scaler:
@@ -55,15 +41,6 @@ class ScalingOperator(BaseOperator):
         from vcci_ops.hooks.scaling import Scaler
 
         return Scaler(self.kubernetes_conn_id)
-
-    def require_lock(self, acting: Acting) -> None:
-        """Pass when this run holds the change lock.
-
-        :raises Refused: when it does not.
-        """
-        from vcci_ops.hooks.lease import ChangeLock
-
-        ChangeLock(self.namespace, kubernetes_conn_id=self.kubernetes_conn_id).require(acting.source)
 
     def skip_rest(self, context: Context, why: str) -> None:
         """End the task well and skip what comes directly after it."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from vcci_ops.exceptions import Refused
-from vcci_ops.operators.acting import Acting
+from vcci_ops.operators.acting import Acting, ActingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -17,29 +16,17 @@ if TYPE_CHECKING:
     from vcci_ops.hooks.tenant_admin import TenantAdmin
 
 
-class TenantOperator(BaseOperator):
+class TenantOperator(ActingOperator):
     """A task of tenant_onboard or tenant_suspend.
 
-    :param namespace: of the platform, whose change lock is held.
     :param postgres_conn_id: Airflow connection with the rights of include/sql/grants/vcci_ops_tenants.sql.
-    :param kubernetes_conn_id: Airflow connection of type kubernetes.
     """
 
-    template_fields: tuple[str, ...] = ("namespace",)
     ui_color = "#e3f0e9"
 
-    def __init__(
-        self,
-        *,
-        namespace: str,
-        postgres_conn_id: str = "vcci_postgres_tenants",
-        kubernetes_conn_id: str = "vcci_kubernetes",
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, postgres_conn_id: str = "vcci_postgres_tenants", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.namespace = namespace
         self.postgres_conn_id = postgres_conn_id
-        self.kubernetes_conn_id = kubernetes_conn_id
 
     @cached_property
     def tenants(self) -> TenantAdmin:
@@ -53,11 +40,9 @@ class TenantOperator(BaseOperator):
 
         :raises Refused: when it does not, or this is a dry run, whatever somebody marked in the UI.
         """
-        from vcci_ops.hooks.lease import ChangeLock
-
         if acting.params.get("dry_run") is not False:
             raise Refused("this is a dry run: nothing is changed")
-        ChangeLock(self.namespace, kubernetes_conn_id=self.kubernetes_conn_id).require(acting.source)
+        super().require_lock(acting)
 
     def skip_rest(self, context: Context, why: str) -> None:
         """End the task well and skip what comes directly after it."""
