@@ -105,6 +105,16 @@ class Acting:
         return f"{self.dag_id}/{self.run_id}"
 
 
+def require_lock(acting: Acting) -> None:
+    """Pass when this run holds the change lock of the settings' namespace.
+
+    :raises Refused: when it does not (any more).
+    """
+    from vcci_ops.hooks.lease import ChangeLock
+
+    ChangeLock(acting.settings.kubernetes.namespace).require(acting.source)
+
+
 class ActingOperator(BaseOperator):
     """A task that changes the platform under the namespace's change lock.
 

@@ -13,7 +13,7 @@ from vcci_ops.domain.plans import require_unchanged
 from vcci_ops.domain.rollouts import image_of
 from vcci_ops.domain.watched import expected_of
 from vcci_ops.exceptions import ChangeFailed, Refused, Unreachable
-from vcci_ops.operators.acting import Acting, failing_clearly, pulled, tell
+from vcci_ops.operators.acting import Acting, failing_clearly, pulled, require_lock, tell
 from vcci_ops.operators.approval import approved_plan
 from vcci_ops.operators.release_plan import APPROVAL, PLAN, ReleaseJobOperator, in_order
 from vcci_ops.operators.release_validate import require_quiet, running
@@ -34,16 +34,6 @@ def approved(context: Context) -> dict[str, Any]:
     if Acting.of(context).params.get("dry_run") is not False:
         raise Refused("this is a dry run: nothing is changed")
     return in_order(approved_plan(context, PLAN, APPROVAL), Acting.of(context).settings.release.workloads)
-
-
-def require_lock(acting: Acting) -> None:
-    """Pass when this run holds the change lock.
-
-    :raises Refused: when it does not (any more).
-    """
-    from vcci_ops.hooks.lease import ChangeLock
-
-    ChangeLock(acting.settings.kubernetes.namespace).require(acting.source)
 
 
 def world(acting: Acting, names: list[str]) -> dict[str, Any]:

@@ -11,9 +11,18 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from vcci_ops.domain import release_text
 from vcci_ops.domain.release_outcome import Ending, Facts, judge
 from vcci_ops.exceptions import DeliveryFailed, MeasurementError, Refused
-from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, task_states, tell, undelivered
+from vcci_ops.operators.acting import (
+    Acting,
+    failing_clearly,
+    needed,
+    pulled,
+    require_lock,
+    task_states,
+    tell,
+    undelivered,
+)
 from vcci_ops.operators.approval import DecisionOperator
-from vcci_ops.operators.release_act import ReadyOperator, WorkloadOperator, approved, require_lock, served_version
+from vcci_ops.operators.release_act import ReadyOperator, WorkloadOperator, approved, served_version
 from vcci_ops.operators.release_plan import APPROVAL, REQUEST, ReleaseJobOperator
 from vcci_ops.operators.release_validate import running
 from vcci_ops.operators.rollout import WorkloadChange

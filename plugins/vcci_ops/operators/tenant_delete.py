@@ -22,7 +22,7 @@ from vcci_ops.domain.plans import SHORT, plan_hash
 from vcci_ops.domain.results import Result, Status
 from vcci_ops.domain.tenant_deletion import DeletionRequest
 from vcci_ops.exceptions import ChangeFailed, DeliveryFailed, MeasurementError, OpsError, Refused, Unreachable
-from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, tell
+from vcci_ops.operators.acting import Acting, failing_clearly, needed, pulled, require_lock, tell
 from vcci_ops.operators.approval import COMMENT, PlanApprovalOperator, approved_plan
 from vcci_ops.operators.tenant_report import failures, store_report
 
@@ -49,16 +49,6 @@ def belongings(acting: Acting) -> Belongings:
     from vcci_ops.hooks.tenant_belongings import Belongings
 
     return Belongings(acting.settings)
-
-
-def require_lock(acting: Acting) -> None:
-    """Pass when this run holds the change lock.
-
-    :raises Refused: when it does not (any more).
-    """
-    from vcci_ops.hooks.lease import ChangeLock
-
-    ChangeLock(acting.settings.kubernetes.namespace).require(acting.source)
 
 
 @contextmanager

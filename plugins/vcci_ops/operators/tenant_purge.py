@@ -19,8 +19,8 @@ from vcci_ops.domain.results import Result, Status
 from vcci_ops.domain.tenant_request import slug as required_slug
 from vcci_ops.exceptions import ChangeFailed, NoData, Refused
 from vcci_ops.links import report_url
-from vcci_ops.operators.acting import Acting, failing_clearly, pulled
-from vcci_ops.operators.tenant_delete import belongings, record, require_lock, stopping
+from vcci_ops.operators.acting import Acting, failing_clearly, pulled, require_lock
+from vcci_ops.operators.tenant_delete import belongings, record, stopping
 from vcci_ops.operators.tenant_report import failures, store_report
 from vcci_ops.settings import load_settings
 
