@@ -31,7 +31,7 @@ import datetime as dt
 from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, Param
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended
 from vcci_ops.operators.access_revert import RevertPlanOperator, RevertReportOperator, RevertUsersOperator
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 from vcci_ops.settings import load_settings
@@ -40,11 +40,7 @@ from vcci_ops.tags import ACCESS, CHANGES_PRODUCTION, ON_DEMAND
 settings = load_settings()
 namespace = settings.kubernetes.namespace
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red. Look at the run in Airflow.</p>",
-)
+tell_of_silence = run_ended(settings)
 tell_on_call = send_smtp_notification(
     **settings.on_call.mail,
     subject=f"[vcci-ops {settings.environment}] Not all users were put back",

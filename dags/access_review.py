@@ -48,7 +48,7 @@ import datetime as dt
 from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended
 from vcci_ops.operators.access_act import DeactivateUsersOperator
 from vcci_ops.operators.access_report import AccessReportOperator
 from vcci_ops.operators.access_review import GatherAccessOperator, ReviewAccessOperator
@@ -61,11 +61,7 @@ review_settings = settings.access_review
 namespace = settings.kubernetes.namespace
 DAY = dt.timedelta(days=1)
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red. Look at the run in Airflow.</p>",
-)
+tell_of_silence = run_ended(settings)
 tell_on_call = send_smtp_notification(
     **settings.on_call.mail,
     subject=f"[vcci-ops {settings.environment}] The access review did not end well",

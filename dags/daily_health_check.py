@@ -32,10 +32,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended, task_failed
 from vcci_ops.operators.backups import BackupCheckOperator
 from vcci_ops.operators.database import DatabaseCheckOperator, SecurityCheckOperator, SlowQueryCheckOperator
 from vcci_ops.operators.http import ReadinessCheckOperator, TlsCheckOperator
@@ -60,19 +59,15 @@ SECTIONS = [
     "certificates",
 ]
 
-tell_on_call = send_smtp_notification(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
-    html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
-    "<p>Run {{ ti.run_id | e }}. The report may not have reached everybody: open the run's tab <i>Report</i>, "
-    "or the report bucket.</p>",
+tell_on_call = task_failed(
+    settings, "The report may not have reached everybody: open the run's tab <i>Report</i>, or the report bucket."
 )
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} ended without a report",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended without its report reaching Slack: "
-    "it took too long, or its report could not be made. Look at the run in Airflow.</p>",
+tell_of_silence = run_ended(
+    settings,
+    "ended without its report reaching Slack: it took too long, or its report could not be made. "
+    "Look at the run in Airflow.",
+    subject="ended without a report",
 )
 
 with DAG(

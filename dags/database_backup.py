@@ -39,10 +39,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended, task_failed
 from vcci_ops.operators.database_backup import (
     APPLY,
     AUTO,
@@ -59,17 +58,8 @@ settings = load_settings()
 backup = settings.database_backup
 within = dt.timedelta(seconds=backup.timeout)
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red. There may be no backup.</p>",
-)
-tell_on_call = send_smtp_notification(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
-    html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
-    "<p>Run {{ ti.run_id | e }}.</p>",
-)
+tell_of_silence = run_ended(settings, "ended red. There may be no backup.")
+tell_on_call = task_failed(settings)
 
 with DAG(
     dag_id="database_backup",

@@ -37,13 +37,12 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, MultipleCronTriggerTimetable, Param
 
 from vcci_ops.domain.maintenance import REINDEX, VACUUM
 from vcci_ops.domain.maintenance_plan import BOTH
 from vcci_ops.domain.maintenance_windows import crons, longest
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended, task_failed
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 from vcci_ops.operators.maintenance import LOCK_WITHIN, MaintenancePlanOperator
 from vcci_ops.operators.maintenance_act import ReindexOperator, VacuumOperator
@@ -56,17 +55,8 @@ windows = settings.maintenance.windows
 namespace = settings.kubernetes.namespace
 whole = longest(windows)
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red. Look at the run in Airflow.</p>",
-)
-tell_on_call = send_smtp_notification(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
-    html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
-    "<p>Run {{ ti.run_id | e }}. No row is lost; the next window goes on.</p>",
-)
+tell_of_silence = run_ended(settings)
+tell_on_call = task_failed(settings, "No row is lost; the next window goes on.")
 
 with DAG(
     dag_id="database_maintenance",

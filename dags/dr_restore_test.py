@@ -40,10 +40,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended, task_failed
 from vcci_ops.operators.drill import (
     ChooseBackupOperator,
     DropScratchOperator,
@@ -63,18 +62,8 @@ drill = settings.drill
 namespace = settings.kubernetes.namespace
 offered = sabotages(settings)
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red and told nobody. "
-    "Whether the backups can be restored is not known.</p>",
-)
-tell_on_call = send_smtp_notification(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
-    html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
-    "<p>Run {{ ti.run_id | e }}. Whether the backups can be restored is in its report.</p>",
-)
+tell_of_silence = run_ended(settings, "ended red and told nobody. Whether the backups can be restored is not known.")
+tell_on_call = task_failed(settings, "Whether the backups can be restored is in its report.")
 
 with DAG(
     dag_id="dr_restore_test",

@@ -27,10 +27,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended, task_failed
 from vcci_ops.operators.database import DatabaseCheckOperator
 from vcci_ops.operators.hourly import LookNoticeOperator, LookReportOperator
 from vcci_ops.operators.http import ReadinessCheckOperator
@@ -43,18 +42,12 @@ from vcci_ops.tags import HOURLY, READ_ONLY
 settings = load_settings()
 hourly = settings.hourly_checks
 
-tell_on_call = send_smtp_notification(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
-    html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
-    "<p>Run {{ ti.run_id | e }}. What this look found may have reached nobody.</p>",
-)
+tell_on_call = task_failed(settings, "What this look found may have reached nobody.")
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} ended without its line in Slack",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended without telling Slack: "
-    "it took too long, or its report could not be made. Look at the run in Airflow.</p>",
+tell_of_silence = run_ended(
+    settings,
+    "ended without telling Slack: it took too long, or its report could not be made. Look at the run in Airflow.",
+    subject="ended without its line in Slack",
 )
 
 with DAG(

@@ -50,7 +50,7 @@ import datetime as dt
 from airflow.sdk import DAG, Param, TaskGroup
 from airflow.sdk.bases.operator import chain
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended
 from vcci_ops.operators.backups import BackupCheckOperator
 from vcci_ops.operators.database import DatabaseCheckOperator
 from vcci_ops.operators.http import ReadinessCheckOperator
@@ -93,11 +93,8 @@ settings = load_settings()
 release = settings.release
 namespace = settings.kubernetes.namespace
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red and Slack may not have been told. "
-    "Look at the run in Airflow, first at the task <i>finish</i>.</p>",
+tell_of_silence = run_ended(
+    settings, "ended red and Slack may not have been told. Look at the run in Airflow, first at the task <i>finish</i>."
 )
 
 with DAG(

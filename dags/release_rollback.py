@@ -33,7 +33,7 @@ import datetime as dt
 
 from airflow.sdk import DAG, Param, TaskGroup
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 from vcci_ops.operators.release_act import BeginReleaseOperator, ReadyOperator, ReleaseWatchOperator
 from vcci_ops.operators.release_end import FinishReleaseOperator
@@ -55,11 +55,8 @@ settings = load_settings()
 release = settings.release
 namespace = settings.kubernetes.namespace
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red and Slack may not have been told. "
-    "Look at the run in Airflow, first at the task <i>finish</i>.</p>",
+tell_of_silence = run_ended(
+    settings, "ended red and Slack may not have been told. Look at the run in Airflow, first at the task <i>finish</i>."
 )
 
 with DAG(

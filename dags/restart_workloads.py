@@ -31,11 +31,10 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, Param, TaskGroup
 from airflow.sdk.bases.operator import chain
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended, task_failed
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 from vcci_ops.operators.restart import RestartOperator, RestartPlanOperator, RestartReportOperator
 from vcci_ops.settings import load_settings
@@ -45,17 +44,8 @@ settings = load_settings()
 namespace = settings.kubernetes.namespace
 WORKLOADS = [workload.name for workload in settings.kubernetes.workloads]
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red. Look at the run in Airflow.</p>",
-)
-tell_on_call = send_smtp_notification(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
-    html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
-    "<p>Run {{ ti.run_id | e }}.</p>",
-)
+tell_of_silence = run_ended(settings)
+tell_on_call = task_failed(settings)
 
 with DAG(
     dag_id="restart_workloads",

@@ -35,11 +35,10 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, Param
 
 from vcci_ops.domain.tenant_deletion import GRACE_MOST
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended, task_failed
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 from vcci_ops.operators.tenant_delete import (
     APPROVAL,
@@ -61,18 +60,8 @@ erasure = settings.tenants.erasure
 namespace = settings.kubernetes.namespace
 LONG = dt.timedelta(hours=12)
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red. Nothing was deleted. Look at the "
-    "run in Airflow.</p>",
-)
-tell_on_call = send_smtp_notification(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
-    html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
-    "<p>Run {{ ti.run_id | e }}. Nothing was deleted; the tenant may be suspended.</p>",
-)
+tell_of_silence = run_ended(settings, "ended red. Nothing was deleted. Look at the run in Airflow.")
+tell_on_call = task_failed(settings, "Nothing was deleted; the tenant may be suspended.")
 
 with DAG(
     dag_id="tenant_delete",

@@ -35,10 +35,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, CronTriggerTimetable, Param, task_group
 
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended, task_failed
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 from vcci_ops.operators.tenant_purge import (
     DUE,
@@ -56,18 +55,10 @@ settings = load_settings()
 namespace = settings.kubernetes.namespace
 LONG = dt.timedelta(hours=12)
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red. A tenant may be deleted in part: "
-    "look at the run in Airflow; its tasks may be cleared.</p>",
+tell_of_silence = run_ended(
+    settings, "ended red. A tenant may be deleted in part: look at the run in Airflow; its tasks may be cleared."
 )
-tell_on_call = send_smtp_notification(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
-    html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
-    "<p>Run {{ ti.run_id | e }}. A tenant may be deleted in part; the task may be cleared.</p>",
-)
+tell_on_call = task_failed(settings, "A tenant may be deleted in part; the task may be cleared.")
 
 with DAG(
     dag_id="tenant_purge_due",

@@ -39,11 +39,10 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.providers.smtp.notifications.smtp import send_smtp_notification
 from airflow.sdk import DAG, Param, TaskGroup
 
 from vcci_ops.domain.tenant_request import REACTIVATE, SLUG, SLUG_LENGTH, SUSPEND
-from vcci_ops.notifications.silence import SilentRunNotifier
+from vcci_ops.notifications.mails import run_ended, task_failed
 from vcci_ops.operators.lock import AcquireChangeLockOperator, ReleaseChangeLockOperator
 from vcci_ops.operators.tenant_suspend import (
     SuspendApplyOperator,
@@ -62,17 +61,8 @@ settings = load_settings()
 namespace = settings.kubernetes.namespace
 DAY = dt.timedelta(days=1)
 
-tell_of_silence = SilentRunNotifier(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ dag_run.dag_id }}}} did not end well",
-    html_content="<p>Run {{ dag_run.run_id | e }} of {{ dag_run.dag_id }} ended red. Look at the run in Airflow.</p>",
-)
-tell_on_call = send_smtp_notification(
-    **settings.on_call.mail,
-    subject=f"[vcci-ops {settings.environment}] {{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} failed",
-    html_content="<p>{{ ti.task_id }} of {{ ti.dag_id }} failed: {{ exception | e }}</p>"
-    "<p>Run {{ ti.run_id | e }}. The tenant may not be as it should be.</p>",
-)
+tell_of_silence = run_ended(settings)
+tell_on_call = task_failed(settings, "The tenant may not be as it should be.")
 
 with DAG(
     dag_id="tenant_suspend",
