@@ -63,9 +63,7 @@ def _application() -> Any:
         from vcci_ops.hooks.reports import ReportStore
         from vcci_ops.settings import load_settings
 
-        settings = load_settings()
-        where = settings.reports
-        page = ReportStore(where.bucket, where.prefix, settings.environment).page(dag_id, run_id, name)
+        page = ReportStore.of(load_settings()).page(dag_id, run_id, name)
         return HTMLResponse(page or missing, status_code=200 if page else 404, headers=policy)
 
     @app.get("/reports/{dag_id}/{run_id}", response_class=HTMLResponse, dependencies=[may_read])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vcci_ops.domain.maintenance_report import MaintenanceReport
     from vcci_ops.domain.release_report import ReleaseReport
     from vcci_ops.domain.report import Report
+    from vcci_ops.settings import Settings
 
 
 def report_key(prefix: str, environment: str, dag_id: str, run_id: str) -> str:
@@ -47,6 +48,12 @@ class ReportStore:
         self.environment = environment
         config = Config(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2})
         self._hook = S3Hook(aws_conn_id, config=config)
+
+    @classmethod
+    def of(cls, settings: Settings, aws_conn_id: str = "vcci_s3") -> ReportStore:
+        """Return where the settings' reports go."""
+        where = settings.reports
+        return cls(where.bucket, where.prefix, settings.environment, aws_conn_id)
 
     def save(self, report: Report | ReleaseReport | AccessReport | DrillReport | MaintenanceReport, page: str) -> str:
         """Write page and document and return the page's s3:// address.

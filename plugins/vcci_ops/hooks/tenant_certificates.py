@@ -31,7 +31,7 @@ def certify(settings: Settings, deletion: Deletion) -> dict[str, str]:
         backups_kept=erasure.backups_kept,
     )
     dag_id, _, run_id = deletion.id.partition("/")
-    store = ReportStore(where.bucket, where.prefix, settings.environment)
+    store = ReportStore.of(settings)
     store.save_file(dag_id, run_id, PAGE, render(certificate).encode(), "text/html; charset=utf-8")
     store.save_file(dag_id, run_id, DOCUMENT, certificate.document(), "application/json")
     folder = report_key(where.prefix, settings.environment, dag_id, run_id)

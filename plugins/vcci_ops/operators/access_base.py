@@ -102,8 +102,7 @@ def publish(report: AccessReport, acting: Acting) -> dict[str, str]:
 
     from vcci_ops.hooks.reports import ReportStore
 
-    where = acting.settings.reports
-    store = ReportStore(where.bucket, where.prefix, acting.settings.environment)
+    store = ReportStore.of(acting.settings)
     page, lines = render(report), table(report)
     store.save(report, page)
     store.save_file(acting.dag_id, acting.run_id, "lines.csv", lines.encode(), "text/csv; charset=utf-8")

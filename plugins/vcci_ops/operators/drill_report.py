@@ -138,8 +138,7 @@ class DrillReportOperator(DrillOperator):
     def _store(self, acting: Acting, report: DrillReport) -> None:
         from vcci_ops.hooks.reports import ReportStore
 
-        where = acting.settings.reports
-        ReportStore(where.bucket, where.prefix, report.environment, self.aws_conn_id).save(report, render(report))
+        ReportStore.of(acting.settings, self.aws_conn_id).save(report, render(report))
 
     def _record(self, report: DrillReport) -> None:
         from vcci_ops.hooks.history import History

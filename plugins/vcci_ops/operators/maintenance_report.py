@@ -85,8 +85,7 @@ class MaintenanceReportOperator(MaintenanceOperator):
         from vcci_ops.hooks.reports import ReportStore
         from vcci_ops.hooks.thread import RunThread
 
-        where = acting.settings.reports
-        store = ReportStore(where.bucket, where.prefix, acting.settings.environment)
+        store = ReportStore.of(acting.settings)
         parts: dict[str, Callable[[], object]] = {
             "the report bucket": lambda: store.save(report, render(report)),
             "the history": lambda: History().record(report, {}),

@@ -65,8 +65,7 @@ class Evidence:
         """Store page and document."""
         from vcci_ops.hooks.reports import ReportStore
 
-        reports, environment = self.acting.settings.reports, self.acting.settings.environment
-        ReportStore(reports.bucket, reports.prefix, environment).save(self.document, render(self.document))
+        ReportStore.of(self.acting.settings).save(self.document, render(self.document))
 
     def statuspage(self) -> None:
         """End the maintenance, if one was announced."""

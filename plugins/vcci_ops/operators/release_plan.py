@@ -324,8 +324,7 @@ class PlanOperator(BaseOperator):
     def _save(self, acting: Acting, plan: Mapping[str, Any]) -> str:
         from vcci_ops.hooks.reports import ReportStore
 
-        reports = acting.settings.reports
-        store = ReportStore(reports.bucket, reports.prefix, acting.settings.environment)
+        store = ReportStore.of(acting.settings)
         return store.save_file(acting.dag_id, acting.run_id, "plan.json", canonical(plan), "application/json")
 
 

@@ -158,9 +158,7 @@ class HealthReportOperator(BaseOperator):
         from vcci_ops.domain.pages import render
         from vcci_ops.hooks.reports import ReportStore
 
-        where = self.settings.reports
-        store = ReportStore(where.bucket, where.prefix, report.environment, self.aws_conn_id)
-        return store.save(report, render(report))
+        return ReportStore.of(self.settings, self.aws_conn_id).save(report, render(report))
 
     def _record(self, report: Report, snapshots: dict[str, Any], arrived: dict[str, str]) -> str:
         from vcci_ops.hooks.history import History

@@ -91,8 +91,7 @@ def _page(report: Report, acting: Acting) -> None:
     from vcci_ops.domain.pages import render
     from vcci_ops.hooks.reports import ReportStore
 
-    where = acting.settings.reports
-    ReportStore(where.bucket, where.prefix, report.environment).save(report, render(report))
+    ReportStore.of(acting.settings).save(report, render(report))
 
 
 def _history(report: Report) -> None:
